@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is asking. A token is held in memory for one use and never shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The one on whose behalf a call is made; `hub_token` None: none was sent."""
+
+    hub_token: str | None = field(default=None, repr=False)
+
+
+ANONYMOUS = Caller()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong, as one tree; each class has a stable code that crosses every door.
+
+MxError
+├── Invalid          the request or a setting cannot mean anything
+├── Unsupported      understood, but this version or provider does not do it
+├── NotFound         the model, revision, file or record does not exist
+├── Unauthenticated  no token, or one the origin rejects
+├── Forbidden        a valid identity without the right, or a place we refuse to go
+├── NoRoom           the bytes do not fit the disk or the budget
+├── Limited          asked to slow down, by the origin or by us
+├── Busy             somebody else holds what this needs; try again
+├── Corrupt          bytes that do not match their digest
+├── Unreachable      an origin, a server or a registry that does not answer
+├── StorageFailed    our own disk refused: read-only, vanished, input/output error
+├── Cancelled        stopped on purpose before it was finished
+└── Internal         a defect of ours
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MxError(Exception):
+    """Base of all domain errors. The message names the thing, the cause and the next step."""
+
+    code: ClassVar[str] = "Internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Invalid(MxError):
+    """The request or a setting cannot mean anything; asking again will not help."""
+
+    code = "Invalid"
+
+
+class Unsupported(MxError):
+    """Understood, but this version, provider or build does not do it."""
+
+    code = "Unsupported"
+
+
+class NotFound(MxError):
+    """The model, revision, file or record does not exist."""
+
+    code = "NotFound"
+
+
+class Unauthenticated(MxError):
+    """No credentials where some are needed, or credentials that were rejected."""
+
+    code = "Unauthenticated"
+
+
+class Forbidden(MxError):
+    """A known identity without the right, or an address that is never contacted."""
+
+    code = "Forbidden"
+
+
+class NoRoom(MxError):
+    """The bytes do not fit the disk or the budget."""
+
+    code = "NoRoom"
+
+
+class Limited(MxError):
+    """Asked to slow down. `retry_after_seconds` is what the other side named, if it did."""
+
+    code = "Limited"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Busy(MxError):
+    """Somebody else holds what this needs; try again later."""
+
+    code = "Busy"
+
+
+class Corrupt(MxError):
+    """Bytes that do not match the digest the origin vouches for."""
+
+    code = "Corrupt"
+
+
+class Unreachable(MxError):
+    """An origin, a server or a registry that does not answer."""
+
+    code = "Unreachable"
+
+
+class StorageFailed(MxError):
+    """Our own disk refused: read-only, vanished, no permission, input/output error."""
+
+    code = "StorageFailed"
+
+
+class Cancelled(MxError):
+    """Stopped on purpose before it was finished."""
+
+    code = "Cancelled"
+
+
+class Internal(MxError):
+    """A defect of ours, reported with what is known."""
+
+    code = "Internal"
+
+
+ALL_ERRORS: tuple[type[MxError], ...] = tuple(MxError.__subclasses__())
+
+BY_CODE: dict[str, type[MxError]] = {kind.code: kind for kind in ALL_ERRORS}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cache holds and what can be done to it, the same for a local directory and a server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelexpress.domain.manifest import Manifest, Proof
+from modelexpress.domain.progress import Progress
+from modelexpress.domain.refs import ModelRef, ProviderKind
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSnapshot:
+    """One commit of a model in the cache. `bytes` counts each blob once; times are epoch seconds.
+
+    `is_recorded` False: written by another tool and not yet proven or adopted.
+    `selections` are the keys of the selections that are complete (see `Selection.key`).
+    """
+
+    provider: ProviderKind
+    name: str
+    commit: str
+    refs: tuple[str, ...]
+    selections: tuple[str, ...]
+    files: int
+    bytes: int
+    bytes_ours: int
+    path: str
+    last_used_at: float | None
+    is_recorded: bool
+    is_adopted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The end of a pull. `path` is the snapshot directory on the machine that holds it.
+
+    `commit` is None for providers without revisions. `volume` is the id of the cache volume, so that
+    a client can tell whether a path it can see is the same storage. `missing` names ancillary files
+    that the origin listed but did not have. `is_stale`: the origin did not answer, so what was here did.
+    """
+
+    manifest: Manifest
+    path: str
+    volume: str
+    proof: Proof
+    was_hit: bool
+    is_stale: bool = False
+    missing: tuple[str, ...] = ()
+    bytes_fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One file that is not what it should be."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The result of proving one snapshot again."""
+
+    provider: ProviderKind
+    name: str
+    commit: str
+    files: int
+    bytes: int
+    unproven: int
+    damages: tuple[Damage, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """True when every file matched."""
+        return not self.damages
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One snapshot in a removal plan: what goes, what stays, and why."""
+
+    provider: ProviderKind
+    name: str
+    commit: str
+    bytes_freed: int
+    files_removed: int
+    files_kept: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalPlan:
+    """What a removal would do (or did). `notes` say what was asked for and left alone, and why."""
+
+    removals: tuple[Removal, ...] = ()
+    leftovers: int = 0
+    leftover_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes_freed(self) -> int:
+        """Bytes that the disk gets back, abandoned partials included."""
+        return self.leftover_bytes + sum(removal.bytes_freed for removal in self.removals)
+
+
+class CacheControl(Protocol):
+    """The verbs of `modelexpress cache`, on a local directory or on a server's.
+
+    `is_dry_run` True computes the same plan and changes nothing. `ref.revision` None means every
+    revision of the model. Only files that we brought, or that were adopted, are ever deleted.
+    """
+
+    where: str
+    """For people: the directory, or the server's address."""
+
+    async def list_held(self) -> list[HeldSnapshot]:
+        """Everything in the cache, by provider, name, commit."""
+        ...
+
+    async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of models; NotFound when nothing here has such a name."""
+        ...
+
+    async def prune(self, is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of unreferenced snapshots, partials and trash of ours."""
+        ...
+
+    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
+        """Prove every file of the snapshots again from its bytes (None: of all snapshots)."""
+        ...
+
+    async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
+        """Prove and take over snapshots that other tools wrote, so that they may be deleted by us."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """One proven file of a snapshot: repository path and size in bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFiles:
+    """The proven files of one commit, by path, below the directory `root`."""
+
+    commit: str
+    root: Path
+    files: tuple[HeldFile, ...]

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where weights come from: the port, and one file per kind of origin (loaded by compose alone)."""
+
+from modelexpress.providers.port import Provider
+
+__all__ = ["Provider"]

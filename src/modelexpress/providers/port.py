@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one kind of origin must be able to do: name a commit, list it, read it, say who may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.spans import ByteSpan
+
+
+class Provider(Protocol):
+    """One kind of origin. All calls may run at once; each has its own deadlines and retries.
+
+    Errors are domain errors: NotFound, Unauthenticated, Forbidden (401/403), Limited, Unreachable
+    (after the retries), Corrupt (an answer that cannot be understood), Invalid.
+    """
+
+    kind: ProviderKind
+
+    async def resolve(self, ref: ModelRef, caller: Caller) -> str:
+        """The commit that `ref` means now, in one request; never another revision in its place."""
+        ...
+
+    async def list_files(self, ref: ModelRef, commit: str, caller: Caller) -> Manifest:
+        """All files of `commit`, with sizes and digests."""
+        ...
+
+    def read(self, manifest: Manifest, entry: FileEntry, span: ByteSpan, caller: Caller) -> AsyncIterator[bytes]:
+        """The bytes of `span` in order, in pieces of at most 1 MiB; resumed inside after resets.
+
+        Ends after exactly `span.length` bytes or raises; whether they are the right bytes is for
+        the caller to prove.
+        """
+        ...
+
+    async def may_read(self, ref: ModelRef, caller: Caller) -> bool:
+        """Whether the origin lets this caller (by its own token alone) read the repository."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
