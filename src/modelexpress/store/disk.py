@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our side of the file system: a named pool for blocking work, errors in our words, durable small writes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from modelexpress.domain.errors import MxError, NoRoom, StorageFailed
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HINTS = {
+    errno.EROFS: "the file system is read-only; choose another cache directory or remount it",
+    errno.EACCES: "no permission; give this user the directory or choose another",
+    errno.EPERM: "no permission; give this user the directory or choose another",
+    errno.ENOENT: "it has vanished; check that the volume is mounted",
+    errno.EIO: "the disk reports an input/output error; check the disk",
+    errno.ESTALE: "the network file system lost it; check the mount",
+}
+
+
+class DiskPool:
+    """Threads for disk and hashing work. The event loop itself never touches a file."""
+
+    def __init__(self, workers: int = 4) -> None:
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="mx-disk")
+
+    async def run(self, what: str, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one short blocking `job`; an OSError becomes NoRoom or StorageFailed naming `what`."""
+        call = functools.partial(_guarded, what, job, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def close(self) -> None:
+        """Let running jobs end and the threads go."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _guarded(what: str, job: Callable[..., T], *args: object, **kwargs: object) -> T:
+    with disk_errors(what):
+        return job(*args, **kwargs)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn an OSError in the body into NoRoom or StorageFailed; `what` says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        raise translate(error, what) from error
+
+
+def translate(error: OSError, what: str) -> MxError:
+    """The domain error for an OSError met while doing `what`."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return NoRoom(f"{what}: no space left{where}; free some with 'modelexpress cache prune' or 'cache rm'")
+    hint = _HINTS.get(error.errno or 0, "check the cache directory")
+    return StorageFailed(f"{what}: {error.strerror or error}{where}: {hint}")
+
+
+def unique_name(owner: str, suffix: str = "") -> str:
+    """A file name that nobody else uses, beginning with the id of the session that writes it."""
+    return f"{owner}.{secrets.token_hex(8)}{suffix}"
+
+
+def make_directory(path: Path) -> None:
+    """Create `path` and its parents with the modes the umask gives; an existing one is fine."""
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(staging: Path, owner: str, target: Path, content: bytes) -> None:
+    """Put `content` at `target` by one rename: after a crash there is the old file or the new one."""
+    make_directory(target.parent)
+    temporary = staging / unique_name(owner)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)

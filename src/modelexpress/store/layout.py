@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where everything stands under the cache root; pure, no file is touched here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelexpress.domain.manifest import Digest, FileEntry
+from modelexpress.domain.refs import ModelRef, ProviderKind
+
+_PREFIX = "models--"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The directory of one Hugging Face model in the standard cache layout."""
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """`models--org--name`."""
+        return self.root / (_PREFIX + self.name.replace("/", "--"))
+
+    @property
+    def blobs(self) -> Path:
+        """File bytes, named by their digest."""
+        return self.path / "blobs"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory of links for each commit."""
+        return self.path / "snapshots"
+
+    @property
+    def refs(self) -> Path:
+        """Branch and tag names, each a file that holds a commit."""
+        return self.path / "refs"
+
+    def blob(self, digest: Digest) -> Path:
+        """The blob that holds bytes with this digest."""
+        return self.blobs / digest.value
+
+    def snapshot(self, commit: str) -> Path:
+        """The directory of `commit`."""
+        return self.snapshots / commit
+
+    def tree(self, commit: str) -> Path:
+        """The listing of `commit` by which huggingface_hub 2.x knows that a snapshot is a subset."""
+        return self.path / "trees" / f"{commit}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A cache root: Hugging Face repositories beside `.mx`, where everything of ours is."""
+
+    root: Path
+
+    @property
+    def ours(self) -> Path:
+        """Our own directory, on the same file system as the blobs."""
+        return self.root / ".mx"
+
+    @property
+    def records(self) -> Path:
+        """What is complete, file by file: one record a commit."""
+        return self.ours / "records"
+
+    @property
+    def partials(self) -> Path:
+        """Files that are arriving, each under a name of its own."""
+        return self.ours / "partials"
+
+    @property
+    def staging(self) -> Path:
+        """Directories and small files on their way to one rename."""
+        return self.ours / "staging"
+
+    @property
+    def trash(self) -> Path:
+        """What was taken out of the layout and waits to be deleted."""
+        return self.ours / "trash"
+
+    def repository(self, ref: ModelRef) -> Repository:
+        """The repository of `ref`."""
+        return Repository(self.root, ref.name)
+
+    def record(self, ref: ModelRef, commit: str) -> Path:
+        """The record of one commit."""
+        return self.record_folder(ref) / f"{commit}.json"
+
+    def record_folder(self, ref: ModelRef) -> Path:
+        """The records of one model."""
+        return self.records / ref.provider.value / (_PREFIX + ref.name.replace("/", "--"))
+
+
+def model_name_of(directory_name: str) -> str | None:
+    """The model that a `models--…` directory belongs to; None for any other directory.
+
+    A Hub name cannot hold `--`, so only the first one separates organisation and name.
+    """
+    if not directory_name.startswith(_PREFIX):
+        return None
+    return directory_name.removeprefix(_PREFIX).replace("--", "/", 1)
+
+
+def link_target(entry: FileEntry, digest: Digest) -> str:
+    """What a snapshot's link to a blob says: relative, so that the cache can be moved or mounted elsewhere."""
+    return "../" * (entry.path.count("/") + 2) + f"blobs/{digest.value}"
+
+
+def model_ref(name: str) -> ModelRef:
+    """A Hugging Face ref without a revision."""
+    return ModelRef(ProviderKind.HUGGING_FACE, name)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records on disk: which files of a commit are proven, which selections are complete, and whose they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelexpress.domain.errors import Invalid, MxError
+from modelexpress.domain.manifest import Digest, FileEntry, Manifest, Proof
+from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.store.disk import write_durably
+from modelexpress.store.layout import Layout
+
+FORMAT = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEntry:
+    """One proven file. `mtime_ns` is the file's time when it was proven: a different one means prove again."""
+
+    proof: Proof
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """What of one file we brought, or are about to bring, and may therefore delete."""
+
+    blob: bool = False
+    link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteSelection:
+    """The statement that a selection is complete. `missing`: ancillary files the origin did not have."""
+
+    completed_at: float
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """All we know of one commit of one model. `manifest` is its whole listing.
+
+    `owned` is saved before the first byte is fetched, so that after a crash at any point what we
+    brought is still known as ours. `held` and `selections` speak only of proven, published files.
+    `is_listed_by_origin` False: the listing was read off a directory that another tool wrote, so
+    files may be missing from it. `is_read_by_server`: the server's own credentials have read this
+    repository, so bytes of it are not only for the caller who brought them.
+    """
+
+    manifest: Manifest
+    is_listed_by_origin: bool = True
+    is_read_by_server: bool = True
+    is_adopted: bool = False
+    owned: Mapping[str, Owned] = field(default_factory=dict)
+    held: Mapping[str, HeldEntry] = field(default_factory=dict)
+    selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
+
+    def entries_held(self) -> tuple[FileEntry, ...]:
+        """The proven files of the listing, by path."""
+        return tuple(entry for entry in self.manifest.files if entry.path in self.held)
+
+
+class Records:
+    """The record files under one cache root. Blocking: call it in the disk pool."""
+
+    def __init__(self, layout: Layout, owner: str) -> None:
+        self._layout = layout
+        self._owner = owner
+
+    def find(self, ref: ModelRef, commit: str) -> SnapshotRecord | None:
+        """The record of a commit; None if there is none that this version can read."""
+        return _load(self._layout.record(ref, commit))
+
+    def find_all(self, ref: ModelRef) -> list[SnapshotRecord]:
+        """The records of every commit of a model."""
+        paths = sorted(self._layout.record_folder(ref).glob("*.json"))
+        return [record for record in map(_load, paths) if record is not None]
+
+    def scan(self) -> Iterator[SnapshotRecord]:
+        """Every readable record, in the order of provider, model, commit."""
+        for path in sorted(self._layout.records.glob("*/*/*.json")):
+            record = _load(path)
+            if record is not None:
+                yield record
+
+    def save(self, record: SnapshotRecord) -> None:
+        """Make the record durable; the last step of a publication."""
+        path = self._layout.record(record.manifest.ref, record.manifest.commit)
+        content = json.dumps(_to_json(record), indent=1, sort_keys=True).encode()
+        write_durably(self._layout.staging, self._owner, path, content)
+
+    def delete(self, ref: ModelRef, commit: str) -> None:
+        """Forget a commit; the first step of a removal."""
+        self._layout.record(ref, commit).unlink(missing_ok=True)
+
+
+def _load(path: Path) -> SnapshotRecord | None:
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] > FORMAT:
+            _log.warning("record %s has format %s of a newer version; left alone", path, content["format"])
+            return None
+        return _from_json(content)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, MxError) as error:
+        # The blobs are still there and will be proven again; only the statement about them is lost.
+        _log.warning("record %s cannot be read (%s); the model will be checked again when asked for", path, error)
+        return None
+
+
+def _to_json(record: SnapshotRecord) -> dict[str, Any]:
+    ref = record.manifest.ref
+    return {
+        "format": FORMAT,
+        "provider": ref.provider.value,
+        "name": ref.name,
+        "commit": record.manifest.commit,
+        "is_listed_by_origin": record.is_listed_by_origin,
+        "is_read_by_server": record.is_read_by_server,
+        "is_adopted": record.is_adopted,
+        "files": [_file_to_json(entry, record) for entry in record.manifest.files],
+        "selections": {
+            key: {"completed_at": done.completed_at, "missing": list(done.missing)}
+            for key, done in record.selections.items()
+        },
+    }
+
+
+def _file_to_json(entry: FileEntry, record: SnapshotRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {"path": entry.path, "size": entry.size}
+    if entry.digest is not None:
+        row["digest"] = str(entry.digest)
+    if entry.blob_id is not None:
+        row["blob_id"] = entry.blob_id
+    if entry.xet_hash is not None:
+        row["xet_hash"] = entry.xet_hash
+    held, owned = record.held.get(entry.path), record.owned.get(entry.path)
+    if owned is not None:
+        row["owned"] = [owned.blob, owned.link]
+    if held is not None:
+        row["held"] = [held.proof.value, held.mtime_ns]
+    return row
+
+
+def _from_json(content: dict[str, Any]) -> SnapshotRecord:
+    ref = ModelRef(ProviderKind(content["provider"]), content["name"])
+    owned = {row["path"]: Owned(*map(bool, row["owned"])) for row in content["files"] if "owned" in row}
+    held = {row["path"]: _held_from_json(row["held"]) for row in content["files"] if "held" in row}
+    selections = {
+        key: CompleteSelection(float(done["completed_at"]), tuple(done["missing"]))
+        for key, done in content["selections"].items()
+    }
+    manifest = Manifest(ref, content["commit"], tuple(_file_from_json(row) for row in content["files"]))
+    return SnapshotRecord(
+        manifest,
+        is_listed_by_origin=bool(content["is_listed_by_origin"]),
+        is_read_by_server=bool(content["is_read_by_server"]),
+        is_adopted=bool(content["is_adopted"]),
+        owned=owned,
+        held=held,
+        selections=selections,
+    )
+
+
+def _file_from_json(row: dict[str, Any]) -> FileEntry:
+    digest = Digest.parse(row["digest"]) if "digest" in row else None
+    return FileEntry(row["path"], int(row["size"]), digest, row.get("blob_id"), row.get("xet_hash"))
+
+
+def _held_from_json(row: list[Any]) -> HeldEntry:
+    proof, mtime_ns = row
+    if not isinstance(mtime_ns, int):
+        raise Invalid(f"mtime {mtime_ns!r} is not a whole number")
+    return HeldEntry(Proof(proof), mtime_ns)
