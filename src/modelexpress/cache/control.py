@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of `modelexpress cache` on a directory: list, remove, prune, verify, adopt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from modelexpress.cache.parts import CacheParts
+from modelexpress.domain.errors import NotFound
+from modelexpress.domain.held import Damage, HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
+from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.domain.progress import Phase, Progress
+from modelexpress.domain.refs import ModelRef, shown
+from modelexpress.domain.selection import ALL_FILES, Selection
+from modelexpress.store.layout import Repository, model_ref
+from modelexpress.store.proof import find_damage
+from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
+from modelexpress.store.removal import RepositoryRemoval, carry_out, plan_removal
+from modelexpress.store.survey import list_commits, list_repositories, read_foreign_manifest, read_refs
+from modelexpress.store.tally import Tally, tally
+from modelexpress.store.volume import leftovers, remove_tree
+
+_log = logging.getLogger(__name__)
+
+
+class LocalControl:
+    """CacheControl on the directory itself (see `domain.held.CacheControl` for the promises)."""
+
+    def __init__(self, parts: CacheParts) -> None:
+        self._parts = parts
+        self.where = str(parts.layout.root)
+
+    async def list_held(self) -> list[HeldSnapshot]:
+        """Everything in the cache, by name and commit, also what other tools wrote."""
+        used = {(h.name, h.commit): h.last_used_at async for h in self._parts.holdings.list(self._parts.node)}
+        held = await self._parts.pool.run("listing the cache", self._list_blocking)
+        return [replace(s, last_used_at=used.get((s.name, s.commit), s.last_used_at)) for s in held]
+
+    async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of models; NotFound when nothing here has such a name."""
+        removals: list[Removal] = []
+        notes: list[str] = []
+        for ref in refs:
+            async with self._parts.turns.of(ref.name):
+                plan, said = await self._parts.pool.run(f"planning {ref}", self._plan_removal, ref)
+                if not is_dry_run:
+                    await self._carry_out(plan)
+                removals.extend(plan.removals)
+                notes.extend(said)
+        return RemovalPlan(tuple(removals), notes=tuple(notes))
+
+    async def prune(self, is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of our snapshots that no ref names, and of leftovers."""
+        removals: list[Removal] = []
+        for repository in await self._parts.pool.run("listing", list_repositories, self._parts.layout):
+            async with self._parts.turns.of(repository.name):
+                plan = await self._parts.pool.run(f"planning {repository.name}", self._plan_prune, repository)
+                if plan is not None and not is_dry_run:
+                    await self._carry_out(plan)
+                removals.extend(plan.removals if plan is not None else ())
+        count, size = await self._parts.pool.run("sweeping leftovers", self._sweep, is_dry_run)
+        return RemovalPlan(tuple(removals), count, size)
+
+    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
+        """Prove every file again from its bytes; what is damaged no longer counts as held.
+
+        Raises NotFound when `ref` is not in the cache.
+        """
+        found = await self._parts.pool.run("listing the cache", self._find_snapshots, ref)
+        if ref is not None and not found:
+            raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to verify")
+        counter = _Counter(found, on_progress)
+        return [await self._verify_snapshot(record, counter) for record in found]
+
+    async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
+        """Prove and take over snapshots that other tools wrote; damaged ones are left as they are."""
+        found = await self._parts.pool.run("listing the cache", self._find_snapshots, ref)
+        if ref is not None and not found:
+            raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to adopt")
+        adopted = []
+        for record in found:
+            if not _is_wholly_owned(record):
+                taken = await self._adopt_snapshot(record, is_dry_run)
+                adopted.extend([taken] if taken is not None else [])
+        return adopted
+
+    async def prove_foreign(
+        self, ref: ModelRef, commit: str, selection: Selection
+    ) -> SnapshotRecord | None:
+        """Prove a snapshot that another tool wrote, without its origin, and record it; None if it is not whole.
+
+        A file outside its listing may be missing when the other tool wrote no listing: then complete
+        means "all that is here", as that tool itself would have it.
+        """
+        what = f"looking at {ref.name}"
+        manifest = await self._parts.pool.run(what, self._foreign_manifest, ref, commit)
+        if manifest is None:
+            return None
+        chosen = selection.choose(manifest.files)
+        record = await self._prove(_empty_record(manifest), chosen)
+        if any(entry.path not in record.held for entry in chosen):
+            return None
+        done = CompleteSelection(self._parts.clock.wall())
+        record = replace(record, selections={selection.key: done})
+        await self._save(record)
+        return record
+
+    def _foreign_manifest(self, ref: ModelRef, commit: str) -> Manifest | None:
+        known = self._parts.records.find(ref, commit)
+        if known is not None:
+            return known.manifest
+        return read_foreign_manifest(self._parts.layout.repository(ref), commit)
+
+    async def _prove(self, record: SnapshotRecord, entries: Iterable[FileEntry]) -> SnapshotRecord:
+        """`record` with the files of `entries` held that are proven by reading them."""
+        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
+        held = dict(record.held)
+        for entry in entries:
+            path = folder / entry.path
+            if entry.digest is None or await find_damage(self._parts.pool, path, entry) is not None:
+                held.pop(entry.path, None)
+                continue
+            status = await self._parts.pool.run(f"looking at {path}", path.stat)
+            held[entry.path] = HeldEntry(entry.digest.proof, status.st_mtime_ns)
+        return replace(record, held=held)
+
+    async def _save(self, record: SnapshotRecord) -> None:
+        await self._parts.pool.run(
+            f"saving the record of {record.manifest.ref}", self._parts.records.save, record
+        )
+        await self._parts.remember(record)
+
+    # -- list
+
+    def _list_blocking(self) -> list[HeldSnapshot]:
+        return [self._describe(record) for record in self._find_snapshots(None)]
+
+    def _find_snapshots(self, ref: ModelRef | None) -> list[SnapshotRecord]:
+        """A record for every snapshot here, made up from the directory where we have none."""
+        found = []
+        for repository in list_repositories(self._parts.layout):
+            if ref is not None and repository.name != ref.name:
+                continue
+            wanted = _wanted_commits(repository, ref)
+            for commit in list_commits(repository):
+                record = self._find_or_read(repository, commit)
+                if record is not None and (wanted is None or commit in wanted):
+                    found.append(record)
+        return found
+
+    def _find_or_read(self, repository: Repository, commit: str) -> SnapshotRecord | None:
+        ref = model_ref(repository.name)
+        record = self._parts.records.find(ref, commit)
+        if record is not None:
+            return record
+        manifest = read_foreign_manifest(repository, commit)
+        return None if manifest is None else _empty_record(manifest)
+
+    def _describe(self, record: SnapshotRecord) -> HeldSnapshot:
+        manifest = record.manifest
+        repository = self._parts.layout.repository(manifest.ref)
+        counted = tally(record) if record.held else _tally_listed(repository, record)
+        times = [done.completed_at for done in record.selections.values()]
+        refs = [name for name, commit in read_refs(repository).items() if commit == manifest.commit]
+        return HeldSnapshot(
+            provider=manifest.ref.provider,
+            name=manifest.ref.name,
+            commit=manifest.commit,
+            refs=tuple(sorted(refs)),
+            selections=tuple(sorted(record.selections)),
+            files=counted.files,
+            bytes=counted.bytes,
+            bytes_ours=counted.bytes_ours,
+            path=str(repository.snapshot(manifest.commit)),
+            last_used_at=max(times, default=None),
+            is_recorded=bool(record.held),
+            is_adopted=record.is_adopted,
+        )
+
+    # -- remove and prune
+
+    def _plan_removal(self, ref: ModelRef) -> tuple[RepositoryRemoval, list[str]]:
+        found = self._find_snapshots(ref)
+        if not found and not self._parts.records.find_all(ref):
+            raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to remove")
+        commits = frozenset(record.manifest.commit for record in found)
+        if ref.revision is None:
+            commits |= {record.manifest.commit for record in self._parts.records.find_all(ref)}
+        plan = plan_removal(self._parts.layout, ref, self._parts.records, commits, "asked for")
+        return plan, [_note(record) for record in found if not _is_wholly_owned(record)]
+
+    def _plan_prune(self, repository: Repository) -> RepositoryRemoval | None:
+        ref = model_ref(repository.name)
+        named = set(read_refs(repository).values())
+        known = {record.manifest.commit for record in self._parts.records.find_all(ref)}
+        loose = frozenset(known - named)
+        # A model that was only ever pulled by commit has no refs at all; its snapshots are in use.
+        if not loose or not named:
+            return None
+        return plan_removal(self._parts.layout, ref, self._parts.records, loose, "no branch or tag names it")
+
+    async def _carry_out(self, plan: RepositoryRemoval) -> None:
+        what = f"removing {plan.ref.name}"
+        await self._parts.pool.run(
+            what, carry_out, self._parts.layout, self._parts.owner, plan, self._parts.records
+        )
+        for commit in plan.commits:
+            await self._parts.holdings.remove(plan.ref.provider.value, plan.ref.name, commit)
+        _log.info("removed %s: %d files", plan.ref.name, len(plan.blobs))
+
+    def _sweep(self, is_dry_run: bool) -> tuple[int, int]:
+        layout, now = self._parts.layout, self._parts.clock.wall()
+        found = [
+            item
+            for folder, is_trash in ((layout.partials, False), (layout.staging, False), (layout.trash, True))
+            for item in leftovers(folder, frozenset(), now, is_trash)
+        ]
+        if not is_dry_run:
+            for path, _ in found:
+                remove_tree(path)
+        return len(found), sum(size for _, size in found)
+
+    # -- verify and adopt
+
+    async def _verify_snapshot(self, record: SnapshotRecord, counter: _Counter) -> Verified:
+        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
+        damages, unproven, size = [], 0, 0
+        entries = _entries_to_verify(record)
+        for entry in entries:
+            problem = await find_damage(self._parts.pool, folder / entry.path, entry)
+            if problem is not None:
+                damages.append(Damage(entry.path, problem))
+            elif entry.digest is None:
+                unproven += 1
+            size += entry.size
+            counter.add(entry.size)
+        if damages and record.held:
+            await self._forget_damaged(record, {damage.path for damage in damages})
+        manifest = record.manifest
+        return Verified(
+            manifest.ref.provider, manifest.ref.name, manifest.commit,
+            len(entries), size, unproven, tuple(damages),
+        )  # fmt: skip
+
+    async def _forget_damaged(self, record: SnapshotRecord, paths: set[str]) -> None:
+        ref = record.manifest.ref
+        async with self._parts.turns.of(ref.name):
+            now = await self._parts.pool.run(
+                f"reading {ref}", self._parts.records.find, ref, record.manifest.commit
+            )
+            if now is not None:
+                held = {path: held for path, held in now.held.items() if path not in paths}
+                await self._save(replace(now, held=held))
+        _log.warning("%s: %d damaged files no longer count; the next pull brings them", ref, len(paths))
+
+    async def _adopt_snapshot(self, record: SnapshotRecord, is_dry_run: bool) -> HeldSnapshot | None:
+        ref, commit = record.manifest.ref, record.manifest.commit
+        proven = await self._prove(record, record.manifest.files)
+        lost = [e.path for e in record.manifest.files if e.path not in proven.held]
+        if lost and not record.selections:
+            _log.warning("%s@%s is not adopted: %s is not proven", ref.name, commit, shown(lost[0]))
+            return None
+        owned = dict.fromkeys(proven.held, Owned(blob=True, link=True))
+        done = record.selections or {ALL_FILES.key: CompleteSelection(self._parts.clock.wall())}
+        adopted = replace(proven, owned=owned, selections=done, is_adopted=True)
+        if not is_dry_run:
+            async with self._parts.turns.of(ref.name):
+                await self._save(adopted)
+        return await self._parts.pool.run(f"describing {ref}", self._describe, adopted)
+
+
+class _Counter:
+    """Progress over several snapshots."""
+
+    def __init__(self, records: Iterable[SnapshotRecord], on_progress: OnProgress) -> None:
+        entries = [entry for record in records for entry in _entries_to_verify(record)]
+        self._total = sum(entry.size for entry in entries)
+        self._files_total = len(entries)
+        self._files = 0
+        self._bytes = 0
+        self._on_progress = on_progress
+
+    def add(self, count: int) -> None:
+        self._files += 1
+        self._bytes += count
+        self._on_progress(
+            Progress(Phase.VERIFYING, self._bytes, self._total, self._files, self._files_total)
+        )
+
+
+def _entries_to_verify(record: SnapshotRecord) -> tuple[FileEntry, ...]:
+    return record.entries_held() if record.held else record.manifest.files
+
+
+def _empty_record(manifest: Manifest) -> SnapshotRecord:
+    return SnapshotRecord(manifest, is_listed_by_origin=False)
+
+
+def _is_wholly_owned(record: SnapshotRecord) -> bool:
+    return bool(record.held) and all(record.owned.get(p, Owned()) == Owned(True, True) for p in record.held)
+
+
+def _note(record: SnapshotRecord) -> str:
+    name = f"{record.manifest.ref.name}@{record.manifest.commit[:12]}"
+    return (
+        f"{name} holds files that another tool wrote; they stay. "
+        f"'modelexpress cache adopt {record.manifest.ref.name}' lets them be removed"
+    )
+
+
+def _wanted_commits(repository: Repository, ref: ModelRef | None) -> set[str] | None:
+    if ref is None or ref.revision is None:
+        return None
+    named = read_refs(repository).get(ref.revision)
+    return {named} if named is not None else {ref.revision}
+
+
+def _tally_listed(repository: Repository, record: SnapshotRecord) -> Tally:
+    folder = repository.snapshot(record.manifest.commit)
+    present = [entry for entry in record.manifest.files if (folder / entry.path).exists()]
+    sizes = {entry.digest or entry.path: entry.size for entry in present}
+    return Tally(len(present), sum(sizes.values()), 0)

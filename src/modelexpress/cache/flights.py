@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pulls under way: one for each (model, commit, selection), however many callers wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from modelexpress.domain.errors import Cancelled
+from modelexpress.domain.held import Pulled
+from modelexpress.domain.progress import Progress
+from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.selection import Selection
+
+_INTERRUPTED = "the server is stopping; ask again when it is back, what was proven is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class FlightKey:
+    """What makes two pulls the same pull."""
+
+    provider: ProviderKind
+    name: str
+    commit: str
+    selection_key: str
+
+
+@dataclass
+class PullState:
+    """A running pull as its waiters see it. `revisions`: the names asked for, to be written as refs."""
+
+    key: FlightKey
+    progress: Progress = field(default_factory=Progress)
+    revisions: set[str] = field(default_factory=set)
+    cancel_reason: str = _INTERRUPTED
+
+
+class Flight:
+    """One caller's view of a pull that runs, or of an answer that is there already.
+
+    Letting go of it, or being cancelled while waiting, does not end the pull: others may wait for
+    it, and what it brings is wanted the next time too.
+    """
+
+    def __init__(
+        self, ref: ModelRef, commit: str, selection: Selection, ending: asyncio.Future[Pulled], state: PullState
+    ) -> None:
+        self.ref = ref
+        self.commit = commit
+        self.selection = selection
+        self._ending = ending
+        self._state = state
+
+    @property
+    def is_done(self) -> bool:
+        """True when `result` will not wait."""
+        return self._ending.done()
+
+    async def updates(self, interval_seconds: float) -> AsyncIterator[Progress]:
+        """The latest progress, at once and then every interval; ends when the pull has ended."""
+        while not self._ending.done():
+            yield self._state.progress
+            await asyncio.wait({self._ending}, timeout=interval_seconds)
+
+    async def result(self) -> Pulled:
+        """Wait for the end. Raises what the pull raised, the same for every waiter."""
+        await asyncio.wait({self._ending})
+        if self._ending.cancelled():
+            raise Cancelled(f"pull of {self.ref} was stopped: {self._state.cancel_reason}")
+        return self._ending.result()
+
+
+class Flights:
+    """The running pulls of this process. It owns their tasks: `close` leaves none behind."""
+
+    def __init__(self) -> None:
+        self._running: dict[FlightKey, tuple[asyncio.Task[Pulled], PullState]] = {}
+
+    def is_running(self, key: FlightKey) -> bool:
+        """True while a pull of `key` is under way."""
+        return key in self._running
+
+    def join(
+        self, key: FlightKey, revision: str | None, start: Callable[[PullState], Awaitable[Pulled]]
+    ) -> tuple[asyncio.Task[Pulled], PullState]:
+        """The running pull of `key`, or a new one from `start`; `revision` is added to its refs."""
+        found = self._running.get(key)
+        if found is None:
+            state = PullState(key)
+            task = asyncio.create_task(_run(start, state), name=f"pull {key.name}@{key.commit}")
+            found = self._running[key] = (task, state)
+            task.add_done_callback(lambda done: self._finish(key, done))
+        if revision is not None:
+            found[1].revisions.add(revision)
+        return found
+
+    async def cancel(self, provider: ProviderKind, name: str, reason: str) -> None:
+        """Stop the pulls of a model and wait until they have cleaned up."""
+        await self._stop([k for k in self._running if (k.provider, k.name) == (provider, name)], reason)
+
+    async def close(self) -> None:
+        """Stop every pull and wait until they have cleaned up."""
+        await self._stop(list(self._running), _INTERRUPTED)
+
+    async def _stop(self, keys: list[FlightKey], reason: str) -> None:
+        tasks = []
+        for key in keys:
+            task, state = self._running[key]
+            state.cancel_reason = reason
+            task.cancel()
+            tasks.append(task)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finish(self, key: FlightKey, task: asyncio.Task[Pulled]) -> None:
+        del self._running[key]
+        if not task.cancelled():
+            task.exception()  # retrieved: every waiter may have gone by now
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+
+async def _run(start: Callable[[PullState], Awaitable[Pulled]], state: PullState) -> Pulled:
+    return await start(state)
+
+
+def landed(ref: ModelRef, selection: Selection, pulled: Pulled) -> Flight:
+    """A flight that has ended before it began: everything was here."""
+    ending: asyncio.Future[Pulled] = asyncio.get_running_loop().create_future()
+    ending.set_result(pulled)
+    key = FlightKey(ref.provider, ref.name, pulled.manifest.commit, selection.key)
+    return Flight(ref, pulled.manifest.commit, selection, ending, PullState(key))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which commit a moving revision means now: asked at the origin seldom, once for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from modelexpress.cache.access import is_outage
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.clock import Clock
+from modelexpress.domain.errors import MxError, NotFound, Unreachable
+from modelexpress.domain.refs import ModelRef
+
+_OUTAGE_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessRules:
+    """When to ask. `revalidate_seconds` None: never, if something is here; 0: always."""
+
+    revalidate_seconds: float | None = 60.0
+    is_offline: bool = False
+    stale_after_seconds: float = 2.0
+    deadline_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A commit. `is_stale`: the origin did not answer, so this is what was here."""
+
+    commit: str
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    commit: str | None  # None: the origin was asked and did not answer
+    asked_at: float
+
+
+Ask = Callable[[ModelRef, Caller], Awaitable[str]]
+FindLocal = Callable[[ModelRef], Awaitable[str | None]]
+
+
+class Freshness:
+    """Resolves refs. `ask` goes to the origin; `find_local` says what a ref meant when last pulled."""
+
+    def __init__(self, rules: FreshnessRules, clock: Clock, ask: Ask, find_local: FindLocal) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._ask_origin = ask
+        self._find_local = find_local
+        self._answers: dict[ModelRef, _Answer] = {}
+        self._asking: dict[ModelRef, asyncio.Task[str]] = {}
+
+    async def resolve(self, ref: ModelRef, caller: Caller) -> Resolved:
+        """The commit of `ref`. Raises the origin's error, or Unreachable after the deadline.
+
+        A full commit is returned as it is. When the origin does not answer in time, what is here
+        answers, marked stale; a definite 'no' of the origin is never papered over.
+        """
+        if ref.is_pinned and ref.revision is not None:
+            return Resolved(ref.revision)
+        local = await self._find_local(ref)
+        if self._rules.is_offline:
+            return Resolved(_require(local, ref))
+        if local is not None and self._rules.revalidate_seconds is None:
+            return Resolved(local)
+        known = self._answers.get(ref)
+        if known is not None and self._is_recent(known, has_local=local is not None):
+            return Resolved(known.commit or _require(local, ref), is_stale=known.commit is None)
+        return await self._ask(ref, caller, local)
+
+    def forget(self, ref: ModelRef) -> None:
+        """Drop what is remembered of any revision of the model."""
+        for known in [r for r in self._answers if (r.provider, r.name) == (ref.provider, ref.name)]:
+            del self._answers[known]
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _is_recent(self, known: _Answer, has_local: bool) -> bool:
+        age = self._clock.monotonic() - known.asked_at
+        if known.commit is None:
+            return has_local and age < _OUTAGE_PAUSE_SECONDS
+        return age < (self._rules.revalidate_seconds or 0.0)
+
+    async def _ask(self, ref: ModelRef, caller: Caller, local: str | None) -> Resolved:
+        task = self._asking.get(ref)
+        if task is None:
+            task = asyncio.create_task(self._ask_and_remember(ref, caller))
+            self._asking[ref] = task
+            task.add_done_callback(lambda done: self._finish(ref, done))
+        patience = self._rules.deadline_seconds if local is None else self._rules.stale_after_seconds
+        await asyncio.wait({task}, timeout=patience)
+        try:
+            if task.done():
+                return Resolved(task.result())
+            if local is None:
+                raise Unreachable(
+                    f"the origin did not say within {patience:.0f} s what {ref} is; try again, or pin a commit"
+                )
+        except MxError as error:
+            if local is None or not is_outage(error):
+                raise
+        self._answers[ref] = _Answer(None, self._clock.monotonic())
+        return Resolved(_require(local, ref), is_stale=True)
+
+    async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
+        commit = await self._ask_origin(ref, caller)
+        self._answers[ref] = _Answer(commit, self._clock.monotonic())
+        return commit
+
+    def _finish(self, ref: ModelRef, task: asyncio.Task[str]) -> None:
+        self._asking.pop(ref, None)
+        if not task.cancelled():
+            task.exception()  # retrieved: every waiter may have gone by now
+
+
+def _require(local: str | None, ref: ModelRef) -> str:
+    if local is None:
+        raise NotFound(f"{ref} was not found in cache, and this process is offline; pull it once while online")
+    return local

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache's front: begin a pull, say what is here, and the verbs of `modelexpress cache`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from modelexpress.cache.access import Access, get_provider
+from modelexpress.cache.control import LocalControl
+from modelexpress.cache.flights import Flight, FlightKey, Flights, PullState, landed
+from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
+from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.pull import Pull, PullRequest, describe
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.errors import MxError, NotFound
+from modelexpress.domain.held import HeldFile, HeldFiles, Pulled, RemovalPlan
+from modelexpress.domain.manifest import Manifest
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
+from modelexpress.store.records import SnapshotRecord
+from modelexpress.store.survey import find_touched, read_refs
+from modelexpress.store.volume import check_writable
+
+DEFAULT_BRANCH = "main"
+
+
+class ModelCache(LocalControl):
+    """One cache directory with its origins. Every call may run at once with every other."""
+
+    def __init__(self, parts: CacheParts, access: Access, freshness: FreshnessRules) -> None:
+        super().__init__(parts)
+        self.volume = parts.volume
+        self.root: Path = parts.layout.root
+        self._access = access
+        self._flights = Flights()
+        self._freshness = Freshness(freshness, parts.clock, self._ask_origin, self._find_local_commit)
+        self._is_offline = freshness.is_offline
+
+    async def begin(
+        self, ref: ModelRef, selection: Selection | None, caller: Caller, commit: str | None = None
+    ) -> Flight:
+        """Allow, resolve, and answer from here, join the running pull, or start one.
+
+        `selection` None means what the settings say for this model; `commit` is what `ref` is known
+        to mean, where somebody has asked already. Raises what forbids or prevents the pull before
+        it begins; what goes wrong later is raised by `Flight.result`.
+        """
+        get_provider(self._parts.providers, ref)
+        await self._check_access(ref, caller)
+        resolved = Resolved(commit) if commit is not None else await self._freshness.resolve(ref, caller)
+        chosen = selection if selection is not None else self._parts.rules.selection_for(ref.name)
+        request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
+        revision = ref.revision or DEFAULT_BRANCH
+        key = FlightKey(ref.provider, ref.name, resolved.commit, chosen.key)
+        hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
+        if hit is not None:
+            return landed(ref, chosen, hit)
+        task, state = self._flights.join(key, revision, lambda state: self._pull(request, state))
+        return Flight(ref, resolved.commit, chosen, task, state)
+
+    async def held_files(self, ref: ModelRef, selection: Selection, caller: Caller) -> HeldFiles:
+        """The proven files of a model that are here, by path; the origin is not asked.
+
+        Raises NotFound when nothing of that revision is here.
+        """
+        record = await self._get_record(ref, caller)
+        entries = selection.choose(record.entries_held())
+        root = self._parts.layout.repository(ref).snapshot(record.manifest.commit)
+        return HeldFiles(record.manifest.commit, root, tuple(HeldFile(e.path, e.size) for e in entries))
+
+    async def held_manifest(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> Manifest:
+        """The files of a complete selection with their digests; `selection` None: the whole listing.
+
+        Raises NotFound when the selection is not complete here.
+        """
+        record = await self._get_record(ref, caller)
+        if selection is None:
+            return record.manifest
+        done = record.selections.get(selection.key)
+        if done is None:
+            raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
+        paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
+        return record.manifest.only(paths)
+
+    async def check(self) -> None:
+        """Raise the reason why this cache cannot do its work now, if there is one."""
+        await self._parts.pool.run("checking the cache directory", check_writable, self._parts.layout)
+        await self._parts.holdings.check()
+
+    async def rebuild_holdings(self) -> None:
+        """Make the registry say of this node what the records on disk say."""
+        used = {(h.name, h.commit): h.last_used_at async for h in self._parts.holdings.list(self._parts.node)}
+        records = await self._parts.pool.run("reading the records", lambda: list(self._parts.records.scan()))
+        holdings = [self._parts.holding(record) for record in records if record.held]
+        known = [replace(h, last_used_at=used.get((h.name, h.commit), h.last_used_at)) for h in holdings]
+        await self._parts.holdings.replace_all(known)
+
+    async def close(self) -> None:
+        """Stop running pulls, leaving no partial file, and let go of origins and threads."""
+        await self._flights.close()
+        await self._freshness.close()
+        for provider in self._parts.providers.values():
+            await provider.close()
+        self._parts.pool.close()
+
+    async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of models; running pulls of them are stopped first."""
+        if not is_dry_run:
+            for ref in refs:
+                await self._flights.cancel(ref.provider, ref.name, "the model was removed")
+                self._freshness.forget(ref)
+        return await super().remove(refs, is_dry_run)
+
+    async def _pull(self, request: PullRequest, state: PullState) -> Pulled:
+        provider, started = request.ref.provider.value, time.monotonic()
+        outcome = "failed"
+        try:
+            pulled = await Pull(self._parts, request, state).run()
+            outcome = "pulled"
+            return pulled
+        except MxError as error:
+            self._parts.meter.count("mx_errors_total", code=error.code)
+            raise
+        finally:
+            self._parts.meter.count("mx_pulls_total", provider=provider, outcome=outcome)
+            self._parts.meter.observe("mx_pull_seconds", time.monotonic() - started, provider=provider)
+
+    async def _check_access(self, ref: ModelRef, caller: Caller) -> None:
+        is_served_here = True
+        if caller.hub_token is None:
+            what = f"reading the records of {ref.name}"
+            records = await self._parts.pool.run(what, self._parts.records.find_all, ref)
+            is_served_here = not records or any(record.is_read_by_server for record in records)
+        await self._access.check(caller, ref, is_served_here)
+
+    async def _ask_origin(self, ref: ModelRef, caller: Caller) -> str:
+        return await get_provider(self._parts.providers, ref).resolve(ref, caller)
+
+    async def _find_local_commit(self, ref: ModelRef) -> str | None:
+        return await self._parts.pool.run(f"reading refs of {ref.name}", self._find_commit, ref)
+
+    def _find_commit(self, ref: ModelRef) -> str | None:
+        if ref.is_pinned:
+            return ref.revision
+        named = read_refs(self._parts.layout.repository(ref)).get(ref.revision or DEFAULT_BRANCH)
+        if named is not None or ref.revision is not None:
+            return named
+        complete = [r for r in self._parts.records.find_all(ref) if r.selections]
+        newest = max(complete, key=_completed_at, default=None)
+        return None if newest is None else newest.manifest.commit
+
+    async def _get_record(self, ref: ModelRef, caller: Caller) -> SnapshotRecord:
+        await self._check_access(ref, caller)
+        record = await self._parts.pool.run(f"reading the record of {ref.name}", self._find_held, ref)
+        if record is None:
+            where = f" at {ref.revision}" if ref.revision else ""
+            raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")
+        return record
+
+    def _find_held(self, ref: ModelRef) -> SnapshotRecord | None:
+        commit = self._find_commit(ref)
+        record = None if commit is None else self._parts.records.find(ref, commit)
+        return record if record is not None and record.held else None
+
+    async def _find_hit(self, request: PullRequest, revision: str) -> Pulled | None:
+        what = f"looking for {request.ref}"
+        record = await self._parts.pool.run(what, self._find_hit_blocking, request, revision)
+        if record is None and self._is_offline:
+            record = await self._prove_foreign(request)
+        if record is None:
+            return None
+        await self._parts.holdings.touch(self._parts.holding(record))
+        outcome = "stale" if request.is_stale else "hit"
+        self._parts.meter.count("mx_pulls_total", provider=request.ref.provider.value, outcome=outcome)
+        return describe(self._parts, record, request, was_hit=True)
+
+    def _find_hit_blocking(self, request: PullRequest, revision: str) -> SnapshotRecord | None:
+        record = self._parts.records.find(request.ref, request.commit)
+        done = record.selections.get(request.selection.key) if record else None
+        if record is None or done is None:
+            return None
+        repository = self._parts.layout.repository(request.ref)
+        chosen = request.selection.choose(record.manifest.files)
+        expected = [entry for entry in chosen if entry.path not in done.missing]
+        if find_touched(repository, record, expected) is not None:
+            return None
+        self._parts.publisher.write_ref(repository, revision, request.commit)
+        return record
+
+    async def _prove_foreign(self, request: PullRequest) -> SnapshotRecord | None:
+        """Offline: what another tool left here, once every file of it is proven by its name."""
+        record = await self.prove_foreign(request.ref, request.commit, request.selection)
+        return record if record is not None and request.selection.key in record.selections else None
+
+
+def _completed_at(record: SnapshotRecord) -> float:
+    return max(done.completed_at for done in record.selections.values())

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cache is made of, handed to each of its use cases."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from modelexpress.cache.space import Space
+from modelexpress.domain.clock import Clock
+from modelexpress.domain.meter import Meter
+from modelexpress.domain.refs import ProviderKind
+from modelexpress.domain.selection import Selection, Weights
+from modelexpress.providers import Provider
+from modelexpress.registry import Holding, Holdings
+from modelexpress.store.blobs import Blobs
+from modelexpress.store.disk import DiskPool
+from modelexpress.store.layout import Layout
+from modelexpress.store.publish import Publisher
+from modelexpress.store.records import Records, SnapshotRecord
+from modelexpress.store.tally import tally
+
+
+@dataclass(frozen=True, slots=True)
+class PatternRule:
+    """The selection for models whose name matches the glob `models`."""
+
+    models: str
+    selection: Selection
+
+
+@dataclass(frozen=True, slots=True)
+class PullRules:
+    """What a pull does where its caller does not say."""
+
+    weights: Weights = Weights.ALL
+    patterns: tuple[PatternRule, ...] = ()
+    parallel_files: int = 8
+
+    def selection_for(self, name: str) -> Selection:
+        """The selection of the first rule that matches, else everything that `weights` allows."""
+        for rule in self.patterns:
+            if fnmatch.fnmatchcase(name, rule.models):
+                return rule.selection
+        return Selection(self.weights)
+
+
+class Turns:
+    """One publication or removal at a time for each repository; different ones do not wait for each other."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncIterator[None]:
+        """Wait for the turn of `name` and hold it in the body."""
+        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
+        self._locks[name] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[name]
+            if users == 1:
+                del self._locks[name]
+            else:
+                self._locks[name] = (lock, users - 1)
+
+
+@dataclass(frozen=True)
+class CacheParts:
+    """Everything that the cache's use cases work with; made once for each opened cache."""
+
+    providers: Mapping[ProviderKind, Provider]
+    layout: Layout
+    pool: DiskPool
+    records: Records
+    publisher: Publisher
+    blobs: Blobs
+    space: Space
+    holdings: Holdings
+    clock: Clock
+    meter: Meter
+    volume: str
+    owner: str
+    node: str
+    rules: PullRules = PullRules()
+    turns: Turns = field(default_factory=Turns)
+
+    async def remember(self, record: SnapshotRecord) -> None:
+        """Tell the registry what this node now holds of a commit."""
+        await self.holdings.put(self.holding(record))
+
+    def holding(self, record: SnapshotRecord) -> Holding:
+        """The registry's view of a record."""
+        counted = tally(record)
+        times = [done.completed_at for done in record.selections.values()]
+        return Holding(
+            provider=record.manifest.ref.provider.value,
+            name=record.manifest.ref.name,
+            commit=record.manifest.commit,
+            selections=tuple(sorted(record.selections)),
+            files=counted.files,
+            bytes=counted.bytes,
+            bytes_ours=counted.bytes_ours,
+            last_used_at=max(times, default=0.0),
+        )

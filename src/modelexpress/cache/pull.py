@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pull: list, promise, fetch, publish; one pass, no step looks back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from modelexpress.cache.access import get_provider
+from modelexpress.cache.flights import PullState
+from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.space import OnSpend
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.errors import Internal, NotFound
+from modelexpress.domain.held import Pulled
+from modelexpress.domain.manifest import FileEntry, Manifest, Proof
+from modelexpress.domain.progress import Phase, Progress
+from modelexpress.domain.refs import ModelRef, shown
+from modelexpress.domain.selection import Selection, is_ancillary
+from modelexpress.domain.spans import ByteSpan
+from modelexpress.domain.tasks import run_bounded
+from modelexpress.providers import Provider
+from modelexpress.store.blobs import Obtained
+from modelexpress.store.publish import Publication
+from modelexpress.store.records import CompleteSelection, Owned, SnapshotRecord
+from modelexpress.store.survey import Finding, Presence, survey
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What to pull: a resolved commit and the selection of its files, for whom."""
+
+    ref: ModelRef
+    commit: str
+    selection: Selection
+    caller: Caller
+    is_stale: bool
+
+
+class OriginSource:
+    """The bytes of a manifest's files, read at its origin."""
+
+    def __init__(self, provider: Provider, manifest: Manifest, caller: Caller) -> None:
+        self._provider = provider
+        self._manifest = manifest
+        self._caller = caller
+
+    def read(self, entry: FileEntry, span: ByteSpan) -> AsyncIterator[bytes]:
+        """The bytes of `span` of `entry`, in order."""
+        return self._provider.read(self._manifest, entry, span, self._caller)
+
+
+class Pull:
+    """One run of the use case; keeps what its steps found."""
+
+    def __init__(self, parts: CacheParts, request: PullRequest, state: PullState) -> None:
+        self._parts = parts
+        self._request = request
+        self._state = state
+        self._provider = get_provider(parts.providers, request.ref)
+        self._repository = parts.layout.repository(request.ref)
+        self._obtained: dict[str, Obtained] = {}
+        self._missing: list[str] = []
+        self._started = parts.clock.monotonic()
+        self._fetched = 0
+
+    async def run(self) -> Pulled:
+        """List, promise, fetch, publish. Raises the domain error of the step that failed."""
+        manifest = await self._list()
+        chosen = self._request.selection.choose(manifest.files)
+        if not chosen:
+            raise NotFound(f"no file of {self._request.ref} matches the selection; check include and exclude")
+        findings = await self._survey(manifest, chosen)
+        wanted = sum(f.entry.size for f in findings if f.presence is Presence.ABSENT)
+        async with self._parts.space.promise(str(self._request.ref), wanted) as spend:
+            await self._save_ownership(manifest, findings)
+            self._begin_counting(chosen)
+            await self._fetch(manifest, findings, spend)
+            return await self._publish(manifest, chosen)
+
+    async def _list(self) -> Manifest:
+        known = await self._find_record()
+        if known is not None and known.is_listed_by_origin:
+            return known.manifest
+        return await self._provider.list_files(self._request.ref, self._request.commit, self._request.caller)
+
+    async def _find_record(self) -> SnapshotRecord | None:
+        ref, commit = self._request.ref, self._request.commit
+        return await self._parts.pool.run(f"reading the record of {ref}", self._parts.records.find, ref, commit)
+
+    async def _survey(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
+        return await self._parts.pool.run(
+            f"looking at {self._request.ref}", self._survey_blocking, manifest, chosen
+        )
+
+    def _survey_blocking(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
+        records = self._parts.records.find_all(self._request.ref)
+        return survey(self._repository, manifest, chosen, records)
+
+    async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
+        """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
+        owned = {finding.entry.path: finding.owned for finding in findings}
+        async with self._parts.turns.of(self._repository.name):
+            record = await self._find_record() or self._new_record(manifest)
+            if all(record.owned.get(path) == claim for path, claim in owned.items()):
+                return
+            record = replace(record, owned={**record.owned, **owned})
+            await self._parts.pool.run(
+                f"saving the record of {self._request.ref}", self._parts.records.save, record
+            )
+
+    def _new_record(self, manifest: Manifest) -> SnapshotRecord:
+        return SnapshotRecord(
+            Manifest(ModelRef(manifest.ref.provider, manifest.ref.name), manifest.commit, manifest.files),
+            is_read_by_server=self._request.caller.hub_token is None,
+        )
+
+    def _begin_counting(self, chosen: Sequence[FileEntry]) -> None:
+        total = sum(entry.size for entry in chosen)
+        self._state.progress = Progress(Phase.DOWNLOADING, 0, total, 0, len(chosen))
+
+    async def _fetch(self, manifest: Manifest, findings: Iterable[Finding], spend: OnSpend) -> None:
+        source = OriginSource(self._provider, manifest, self._request.caller)
+
+        async def obtain(finding: Finding) -> None:
+            await self._obtain(finding, source, spend)
+
+        # The largest first, so that none of them is still running alone at the end.
+        ordered = sorted(findings, key=lambda finding: -finding.entry.size)
+        await run_bounded(self._parts.rules.parallel_files, ordered, obtain)
+
+    async def _obtain(self, finding: Finding, source: OriginSource, spend: OnSpend) -> None:
+        path = finding.entry.path
+        if finding.presence is Presence.PROVEN:
+            self._count(finding.entry.size)
+            self._file_done()
+            return
+        is_counted = finding.presence is Presence.ABSENT
+
+        def on_bytes(count: int) -> None:
+            self._count(count)
+            if is_counted:
+                spend(count)
+
+        try:
+            self._obtained[path] = await self._parts.blobs.obtain(self._repository, finding, source, on_bytes)
+        except NotFound as error:
+            if not is_ancillary(path):
+                raise NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}") from error
+            _log.warning("%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path))
+            self._missing.append(path)
+        self._fetched += self._obtained[path].bytes_fetched if path in self._obtained else 0
+        self._file_done()
+
+    def _count(self, count: int) -> None:
+        now = self._state.progress
+        done = now.bytes_done + count
+        seconds = max(self._parts.clock.monotonic() - self._started, 1e-3)
+        self._state.progress = replace(now, bytes_done=done, bytes_per_second=done / seconds)
+
+    def _file_done(self) -> None:
+        now = self._state.progress
+        self._state.progress = replace(now, files_done=now.files_done + 1)
+
+    async def _publish(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> Pulled:
+        self._state.progress = replace(self._state.progress, phase=Phase.PUBLISHING)
+        async with self._parts.turns.of(self._repository.name):
+            record = self._completed(await self._find_record() or self._new_record(manifest), chosen)
+            publication = Publication(self._repository, record, frozenset(self._state.revisions))
+            # Not to be torn by a cancellation: it is short, and safe to find half done only after a crash.
+            await asyncio.shield(
+                self._parts.pool.run(
+                    f"publishing {self._request.ref}", self._parts.publisher.publish, publication
+                )
+            )
+        await self._parts.remember(record)
+        self._parts.meter.count(
+            "mx_origin_bytes_total", self._fetched, provider=self._request.ref.provider.value
+        )
+        return describe(self._parts, record, self._request, was_hit=False, bytes_fetched=self._fetched)
+
+    def _completed(self, record: SnapshotRecord, chosen: Sequence[FileEntry]) -> SnapshotRecord:
+        held = {**record.held, **{path: o.held for path, o in self._obtained.items()}}
+        digests = {path: o.entry for path, o in self._obtained.items()}
+        files = tuple(digests.get(entry.path, entry) for entry in record.manifest.files)
+        done = CompleteSelection(self._parts.clock.wall(), tuple(sorted(self._missing)))
+        lost = [e.path for e in chosen if e.path not in held and e.path not in done.missing]
+        if lost:
+            raise Internal(f"{self._request.ref}: {shown(lost[0])} was not obtained and not reported missing")
+        return replace(
+            record,
+            manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
+            is_read_by_server=record.is_read_by_server or self._request.caller.hub_token is None,
+            held=held,
+            owned={**{p: Owned() for p in digests}, **record.owned},
+            selections={**record.selections, self._request.selection.key: done},
+        )
+
+
+def describe(
+    parts: CacheParts, record: SnapshotRecord, request: PullRequest, was_hit: bool, bytes_fetched: int = 0
+) -> Pulled:
+    """What a caller is told of a complete selection."""
+    done = record.selections[request.selection.key]
+    chosen = request.selection.choose(record.manifest.files)
+    present = record.manifest.only(e.path for e in chosen if e.path in record.held)
+    grades = {record.held[entry.path].proof for entry in present.files}
+    return Pulled(
+        manifest=present,
+        path=str(parts.layout.repository(request.ref).snapshot(request.commit)),
+        volume=parts.volume,
+        proof=Proof.TRANSPORT if Proof.TRANSPORT in grades else Proof.DIGEST,
+        was_hit=was_hit,
+        is_stale=request.is_stale,
+        missing=done.missing,
+        bytes_fetched=bytes_fetched,
+    )

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's client: lets it have a model, and makes that model readable on this machine."""
+
+from modelexpress.client.async_client import AsyncClient, LocalSide
+from modelexpress.client.results import LocalModel, ServerHealth, ServerPulled, Transfer
+from modelexpress.client.strategy import Strategy
+from modelexpress.client.sync_client import SyncClient
+
+__all__ = [
+    "AsyncClient",
+    "LocalModel",
+    "LocalSide",
+    "ServerHealth",
+    "ServerPulled",
+    "Strategy",
+    "SyncClient",
+    "Transfer",
+]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of `modelexpress cache` on a server's cache."""
+
+from __future__ import annotations
+
+from modelexpress.client.rpc import Connection
+from modelexpress.domain.held import HeldSnapshot, OnProgress, RemovalPlan, Verified
+from modelexpress.domain.refs import ModelRef
+from modelexpress.wire import cache_pb2
+from modelexpress.wire import held as held_wire
+
+_CACHE = "/model_express.cache.CacheService"
+_LONG_SECONDS = 600.0  # a removal of many files from a slow network file system
+
+
+class RemoteControl:
+    """CacheControl over the wire (see `domain.held.CacheControl` for the promises)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.where = connection.target.url
+
+    async def list_held(self) -> list[HeldSnapshot]:
+        """Everything in the server's cache."""
+        stream = self._connection.stream(
+            f"{_CACHE}/ListHeld", cache_pb2.ListHeldRequest(), cache_pb2.HeldSnapshot
+        )
+        return [held_wire.to_snapshot(message) async for message in stream]
+
+    async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of models at the server."""
+        request = held_wire.remove_request(refs, is_dry_run)
+        answer = await self._connection.call(
+            f"{_CACHE}/Remove", request, cache_pb2.RemovalPlan, _LONG_SECONDS
+        )
+        return held_wire.to_plan(answer)
+
+    async def prune(self, is_dry_run: bool) -> RemovalPlan:
+        """Plan (and carry out) the removal of what nothing names at the server."""
+        request = cache_pb2.PruneRequest(is_dry_run=is_dry_run)
+        answer = await self._connection.call(f"{_CACHE}/Prune", request, cache_pb2.RemovalPlan, _LONG_SECONDS)
+        return held_wire.to_plan(answer)
+
+    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
+        """Let the server prove its files again."""
+        found = []
+        request = held_wire.verify_request(ref)
+        async for update in self._connection.stream(f"{_CACHE}/Verify", request, cache_pb2.VerifyUpdate):
+            if update.HasField("progress"):
+                on_progress(held_wire.to_progress(update.progress))
+            else:
+                found.append(held_wire.to_verified(update.verified))
+        return found
+
+    async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
+        """Let the server take over snapshots that other tools wrote."""
+        request = held_wire.adopt_request(ref, is_dry_run)
+        stream = self._connection.stream(f"{_CACHE}/Adopt", request, cache_pb2.HeldSnapshot)
+        return [held_wire.to_snapshot(message) async for message in stream]

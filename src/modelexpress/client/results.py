@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client's calls return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
+
+
+class Transfer(Enum):
+    """How the files came to where `LocalModel.path` says they are."""
+
+    SHARED = "shared"  # the server's own volume, readable here
+    STREAMED = "streamed"  # sent by the server, proven and published here
+    DIRECT = "direct"  # pulled from the origin by this process
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model that can be read on this machine at `path`, the snapshot directory of `commit`."""
+
+    ref: ModelRef
+    commit: str
+    path: Path
+    selection: Selection
+    transfer: Transfer
+    was_hit: bool
+    is_stale: bool = False
+    bytes_fetched: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHealth:
+    """What the server says of itself. `status` is `ok`, or what is wrong."""
+
+    version: str
+    status: str
+    uptime_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPulled:
+    """The end of a pull at the server. `volume` is empty where the server does not name one."""
+
+    commit: str
+    path: str
+    volume: str
+    selection: Selection
+    was_hit: bool
+    is_stale: bool = False
+    bytes_fetched: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """How much a cache holds; `bytes` counts each blob of a snapshot once."""
+
+    models: int
+    snapshots: int
+    bytes: int

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server can be asked, in our words; an established server is asked in its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+
+from modelexpress.client.acceptance import StreamChecker
+from modelexpress.client.results import ServerHealth, ServerPulled
+from modelexpress.client.rpc import Connection
+from modelexpress.domain.errors import Corrupt, Internal, MxError, NotFound, Unsupported
+from modelexpress.domain.held import OnProgress
+from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.domain.progress import Phase, Progress
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection, Weights
+from modelexpress.domain.spans import ByteSpan
+from modelexpress.wire import api_pb2, health_pb2, model_pb2, transfer_pb2
+from modelexpress.wire import models as model_wire
+from modelexpress.wire import transfer as transfer_wire
+
+_HEALTH = "/model_express.health.HealthService"
+_API = "/model_express.api.ApiService"
+_MODEL = "/model_express.model.ModelService"
+_TRANSFER = "/model_express.transfer.TransferService"
+
+
+class ServerCalls:
+    """The calls of one connection. `chunk_bytes` is what is asked for when files are streamed."""
+
+    def __init__(self, connection: Connection, chunk_bytes: int) -> None:
+        self._connection = connection
+        self._chunk_bytes = chunk_bytes
+        self._is_established = False
+
+    async def health(self) -> ServerHealth:
+        """What the server says of itself."""
+        request = health_pb2.HealthRequest()
+        answer = await self._connection.call(f"{_HEALTH}/GetHealth", request, health_pb2.HealthResponse)
+        return ServerHealth(answer.version, answer.status, answer.uptime)
+
+    async def send(self, action: str, payload: bytes | None) -> bytes:
+        """One call of the api service. Raises Internal with the server's words when it says no."""
+        request = api_pb2.ApiRequest(id=str(uuid.uuid4()), action=action)
+        if payload is not None:
+            request.payload = payload
+        answer = await self._connection.call(f"{_API}/SendRequest", request, api_pb2.ApiResponse)
+        if not answer.success:
+            raise Internal(answer.error or f"the server refused {action!r} without a reason")
+        if not answer.HasField("data"):
+            raise Internal(f"the server answered {action!r} without data")
+        return answer.data
+
+    async def pull(self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress) -> ServerPulled:
+        """Let the server have the model; its progress goes to `on_progress`."""
+        if not self._is_established:
+            try:
+                return await self._pull(ref, selection, on_progress)
+            except Unsupported as error:
+                if not _is_unimplemented(error):
+                    raise
+                self._is_established = True
+        return await self._ensure(ref, selection, on_progress)
+
+    async def list_files(self, ref: ModelRef, commit: str) -> Manifest:
+        """The files of a commit that the server has; without digests from an established server."""
+        if self._is_established:
+            return await self._list_established(ref, commit)
+        entries: list[FileEntry] = []
+        request = transfer_wire.manifest_request(ref, commit)
+        while True:
+            page = await self._connection.call(
+                f"{_TRANSFER}/GetManifest", request, transfer_pb2.ManifestPage
+            )
+            if page.commit != commit:
+                raise Corrupt(f"{ref}: asked the server for commit {commit}, it answered with {page.commit!r}")
+            entries.extend(transfer_wire.file_entries(page))
+            if not page.next:
+                return Manifest(ref, commit, tuple(entries))
+            request.after = page.next
+
+    async def stream_file(self, ref: ModelRef, commit: str, entry: FileEntry) -> AsyncIterator[bytes]:
+        """The bytes of one file from its start."""
+        request = model_wire.files_request(ref, commit, [entry.path], self._chunk_bytes)
+        checker = StreamChecker(ref, commit, entry)
+        stream = self._connection.stream(f"{_MODEL}/StreamModelFiles", request, model_pb2.FileChunk)
+        async for chunk in stream:
+            checker.check(chunk)
+            yield chunk.data
+        checker.check_end()
+
+    async def delete(self, ref: ModelRef) -> str:
+        """Remove a model from the server; what the server says about it."""
+        request = model_wire.delete_request(ref)
+        answer = await self._connection.call(
+            f"{_MODEL}/DeleteModel", request, model_pb2.DeleteModelResponse
+        )
+        if not answer.success:
+            raise Internal(answer.message or f"the server did not remove {ref} and gave no reason")
+        return answer.message
+
+    async def _pull(
+        self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress
+    ) -> ServerPulled:
+        request = transfer_wire.pull_request(ref, selection)
+        async for update in self._connection.stream(f"{_TRANSFER}/Pull", request, transfer_pb2.PullUpdate):
+            if update.HasField("progress"):
+                on_progress(transfer_wire.to_progress(update.progress))
+            if update.HasField("pulled"):
+                return _server_pulled(update.pulled)
+        raise Internal(f"{ref}: the server ended its answer without a result; ask again")
+
+    async def _ensure(
+        self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress
+    ) -> ServerPulled:
+        wanted = selection if selection is not None else Selection()
+        request = model_wire.download_request(ref, is_without_weights=wanted.weights is Weights.NONE)
+        stream = self._connection.stream(
+            f"{_MODEL}/EnsureModelDownloaded", request, model_pb2.ModelStatusUpdate
+        )
+        async for update in stream:
+            if update.status == model_pb2.ERROR:
+                raise NotFound(f"{ref}: {update.message or 'the server could not get it'}")
+            if update.status == model_pb2.DOWNLOADED:
+                return ServerPulled(update.resolved_revision, "", "", wanted, was_hit=False)
+            on_progress(Progress(Phase.DOWNLOADING))
+        raise Internal(f"{ref}: the server ended its answer without a result; ask again")
+
+    async def _list_established(self, ref: ModelRef, commit: str) -> Manifest:
+        request = model_wire.files_request(ref, commit, None, self._chunk_bytes)
+        listed = await self._connection.call(f"{_MODEL}/ListModelFiles", request, model_pb2.ModelFileList)
+        entries = tuple(FileEntry(file.relative_path, file.size) for file in listed.files)
+        return Manifest(ref, commit, entries)
+
+
+def _server_pulled(message: transfer_pb2.Pulled) -> ServerPulled:
+    return ServerPulled(
+        commit=message.commit,
+        path=message.path,
+        volume=message.volume,
+        selection=transfer_wire.to_selection(message.selection),
+        was_hit=message.was_hit,
+        is_stale=message.is_stale,
+        bytes_fetched=message.bytes_fetched,
+        missing=tuple(message.missing),
+    )
+
+
+def _is_unimplemented(error: MxError) -> bool:
+    cause = error.__cause__
+    code = getattr(cause, "code", None)
+    return callable(code) and code().name == "UNIMPLEMENTED"

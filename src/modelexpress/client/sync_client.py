@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client for code without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from modelexpress.client.async_client import AsyncClient
+from modelexpress.client.results import CacheStats, LocalModel, ServerHealth, ServerPulled
+from modelexpress.client.strategy import Strategy
+from modelexpress.domain.held import HeldSnapshot, OnProgress
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
+
+T = TypeVar("T")
+
+
+class SyncClient:
+    """AsyncClient with blocking calls, from any thread; a thread of its own runs the loop.
+
+    The thread begins with the first call, so a client may be made before a fork and used after it.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.endpoint = client.endpoint
+        self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and end the thread."""
+        with self._starting:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    def health(self) -> ServerHealth:
+        """What the server says of itself. Raises Unreachable when nobody answers."""
+        return self._call(self._client.health())
+
+    def send(self, action: str, payload: bytes | None = None) -> bytes:
+        """One call of the api service; the answer's data."""
+        return self._call(self._client.send(action, payload))
+
+    def delete(self, model: ModelRef | str) -> str:
+        """Remove a model from the server; the server's words about it."""
+        return self._call(self._client.delete(model))
+
+    def list_held(self) -> list[HeldSnapshot]:
+        """What the server holds."""
+        return self._call(self._client.list_held())
+
+    def stats(self) -> CacheStats:
+        """How much the server holds."""
+        return self._call(self._client.stats())
+
+    def ensure(
+        self, model: ModelRef | str, selection: Selection | None = None, on_progress: OnProgress | None = None
+    ) -> ServerPulled:
+        """Let the server have the model; nothing is brought to this machine."""
+        return self._call(self._client.ensure(model, selection, on_progress))
+
+    def pull(
+        self,
+        model: ModelRef | str,
+        selection: Selection | None = None,
+        strategy: Strategy = Strategy.SMART_FALLBACK,
+        on_progress: OnProgress | None = None,
+    ) -> LocalModel:
+        """Make the model readable here; see `AsyncClient.pull`. `on_progress` runs on the client's thread."""
+        return self._call(self._client.pull(model, selection, strategy, on_progress))
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C in the caller's thread ends the call in ours
+            raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="mx-client", daemon=True
+                )
+                self._thread.start()
+            return self._loop

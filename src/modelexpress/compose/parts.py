@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings become parts: origins, tables, cache options. Back ends are named here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from modelexpress.cache import (
+    AccessRules,
+    CacheOptions,
+    FreshnessRules,
+    PatternRule,
+    PullRules,
+    ServerToken,
+)
+from modelexpress.config.settings import OriginSettings, PullPattern, Settings
+from modelexpress.domain.refs import ProviderKind
+from modelexpress.domain.selection import Selection, Weights
+from modelexpress.providers import Provider
+from modelexpress.registry import Table
+
+_PROVIDERS = {ProviderKind.HUGGING_FACE: "modelexpress.providers.huggingface"}
+
+
+def node_name(env: Mapping[str, str]) -> str:
+    """What this machine is called among servers: the pod's name, else the host's."""
+    return env.get("POD_NAME") or socket.gethostname()
+
+
+def make_providers(settings: Settings, env: Mapping[str, str]) -> dict[ProviderKind, Provider]:
+    """The origins of this process."""
+    return {kind: _load(module).make_provider(_origin_values(settings.origin), env) for kind, module in _PROVIDERS.items()}
+
+
+@asynccontextmanager
+async def open_table(settings: Settings) -> AsyncIterator[Table]:
+    """The registry's table, closed with the body."""
+    if settings.registry.backend == "memory":
+        table: Table = _load("modelexpress.registry.memory").MemoryTable()
+    else:
+        table = await _load("modelexpress.registry.sqlite").open_table(settings.registry.path)
+    try:
+        yield table
+    finally:
+        await table.close()
+
+
+def memory_table() -> Table:
+    """A table for a process that shares its cache's bookkeeping with nobody."""
+    table: Table = _load("modelexpress.registry.memory").MemoryTable()
+    return table
+
+
+def cache_options(settings: Settings, env: Mapping[str, str], is_owner: bool) -> CacheOptions:
+    """How the cache behaves by the settings."""
+    return CacheOptions(
+        root=settings.cache.directory,
+        node=node_name(env),
+        is_owner=is_owner,
+        pull=_pull_rules(settings),
+        access=AccessRules(server_token=ServerToken(settings.access.server_token)),
+        freshness=_freshness_rules(settings.origin),
+    )
+
+
+def _pull_rules(settings: Settings) -> PullRules:
+    default = Weights(settings.pull.weights)
+    return PullRules(
+        weights=default,
+        patterns=tuple(_pattern_rule(pattern, default) for pattern in settings.pull.patterns),
+        parallel_files=settings.pull.parallel_files,
+    )
+
+
+def _pattern_rule(pattern: PullPattern, default: Weights) -> PatternRule:
+    weights = Weights(pattern.weights) if pattern.weights else default
+    return PatternRule(pattern.models, Selection(weights, pattern.include, pattern.exclude))
+
+
+def _freshness_rules(origin: OriginSettings) -> FreshnessRules:
+    named = {"always": 0.0, "never": None}
+    seconds = named[origin.revalidate] if isinstance(origin.revalidate, str) else float(origin.revalidate)
+    return FreshnessRules(revalidate_seconds=seconds, is_offline=origin.offline)
+
+
+def _load(name: str) -> Any:
+    return importlib.import_module(name)

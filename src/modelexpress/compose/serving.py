@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server process: logs and metrics first, then the registry, the cache, and last the door."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from modelexpress import __version__
+from modelexpress.cache import Surroundings, open_cache
+from modelexpress.compose.parts import cache_options, make_providers, open_table
+from modelexpress.config.load import Loaded
+from modelexpress.domain.clock import SYSTEM_CLOCK
+from modelexpress.observability.logs import configure
+from modelexpress.observability.metrics import Metrics, MetricsListener
+from modelexpress.server.run import ServerOptions, run_server
+
+_log = logging.getLogger(__name__)
+
+
+def serve(loaded: Loaded, env: Mapping[str, str]) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises MxError when it cannot start."""
+    logs = loaded.settings.logging
+    configure(level=logs.level, format=logs.format, file=logs.file, quiet=logs.quiet)
+    for warning in loaded.warnings:
+        _log.warning("%s", warning)
+    asyncio.run(_serve(loaded, env))
+    return 0
+
+
+async def _serve(loaded: Loaded, env: Mapping[str, str]) -> None:
+    settings = loaded.settings
+    metrics = Metrics(__version__, settings.registry.backend, env.get("MX_METRICS_SCHEME", ""))
+    with MetricsListener(metrics, settings.server.host, settings.server.metrics_port):
+        async with open_table(settings) as table:
+            around = Surroundings(make_providers(settings, env), table, SYSTEM_CLOCK, metrics)
+            async with open_cache(cache_options(settings, env, is_owner=True), around) as cache:
+                options = ServerOptions(
+                    settings.server.host, settings.server.port, settings.server.drain_seconds
+                )
+                await run_server(cache, options, metrics)

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting there is, as plain data: what flags, file keys, variables and the docs are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["server", "client"]
+
+SERVER: frozenset[Role] = frozenset({"server"})
+CLIENT: frozenset[Role] = frozenset({"client"})
+BOTH: frozenset[Role] = SERVER | CLIENT
+
+NO_EVICTION = "this version does not evict: leave it out, or set cache.eviction.enabled to false"
+NO_LIMIT = "this version does not limit the cache: leave it out, and free space with 'modelexpress cache rm'"
+NO_TOKENS = "this version cannot check service account tokens: leave it out, and put a proxy in front"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, by its dotted key. Names in `flags` and `env` stand in order of precedence.
+
+    `aliases` are other keys that a file may use. `fallback_env` ranks below the file, right above the
+    default. `is_inverted`: flag and variables say the opposite of the key. `not_yet`: why this version
+    refuses any value that would change something; `default_text` describes a default that depends on
+    the machine, for which `default` is None.
+    """
+
+    key: str
+    type: str
+    default: object
+    meaning: str
+    flags: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    roles: frozenset[Role] = BOTH
+    aliases: tuple[str, ...] = ()
+    fallback_env: tuple[str, ...] = ()
+    default_text: str | None = None
+    is_inverted: bool = False
+    not_yet: str | None = None
+
+    @property
+    def flag(self) -> str | None:
+        """The first long flag, as `--port`, or None."""
+        return next((flag for flag in self.flags if flag.startswith("--")), None)
+
+    @property
+    def short_flag(self) -> str | None:
+        """The one-letter flag, as `-p`, or None."""
+        return next((flag for flag in self.flags if not flag.startswith("--")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentName:
+    """A variable that is recognised without being a setting."""
+
+    name: str
+    meaning: str
+
+
+_SERVER_SETTINGS = (
+    Setting(
+        "server.host", "host name or IP address", "0.0.0.0",
+        "Address that the server listens on; IPv6 addresses with or without brackets.",
+        flags=("--host",), env=("MODEL_EXPRESS_SERVER_HOST",), roles=SERVER,
+    ),
+    Setting(
+        "server.port", "integer, 0 to 65535", 8001,
+        "Port of the gRPC services; 0 takes any free port.",
+        flags=("--port", "-p"), env=("MODEL_EXPRESS_SERVER_PORT",), roles=SERVER,
+    ),
+    Setting(
+        "server.metrics_port", "integer, 0 to 65535", 9401,
+        "Port of the Prometheus metrics; 0 turns them off.",
+        flags=("--metrics-port",), env=("MODEL_EXPRESS_SERVER_METRICS_PORT",), roles=SERVER,
+    ),
+    Setting(
+        "server.drain_seconds", "duration", 30,
+        "How long calls in flight may take to finish once the server was told to stop.",
+        flags=("--drain-seconds",), env=("MODEL_EXPRESS_SERVER_DRAIN_SECONDS",), roles=SERVER,
+    ),
+)  # fmt: skip
+
+_CACHE_SETTINGS = (
+    Setting(
+        "cache.directory", "path", None,
+        "Where models are kept, in the standard Hugging Face cache layout.",
+        flags=("--cache-directory", "--cache-path"), env=("MODEL_EXPRESS_CACHE_DIRECTORY",),
+        aliases=("cache.local_path",), fallback_env=("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"),
+        default_text="`~/.cache/huggingface/hub`",
+    ),
+    Setting(
+        "cache.shared_storage", "true or false", True,
+        "Whether the server's cache is also mounted here; if not, files are transferred.",
+        flags=("--no-shared-storage",), env=("MODEL_EXPRESS_NO_SHARED_STORAGE",), roles=CLIENT,
+        is_inverted=True,
+    ),
+    Setting(
+        "cache.transfer_chunk_size", "integer, bytes, 1 to 4294967295", 1_048_576,
+        "Chunk size asked for when files are transferred from the server.",
+        flags=("--transfer-chunk-size",), env=("MODEL_EXPRESS_TRANSFER_CHUNK_SIZE",), roles=CLIENT,
+    ),
+    Setting(
+        "cache.timeout_secs", "duration", None,
+        "A client key of other versions that nothing reads.",
+        roles=CLIENT, not_yet="nothing reads it: use connection.timeout_secs",
+    ),
+    Setting(
+        "cache.max_size_bytes", "integer, bytes", None,
+        "Upper bound of the cache.",
+        env=("MODEL_EXPRESS_CACHE_MAX_SIZE_BYTES",), roles=SERVER, not_yet=NO_LIMIT,
+    ),
+    Setting(
+        "cache.eviction.enabled", "true or false", False,
+        "Whether models are removed on their own.",
+        flags=("--cache-eviction-enabled",), env=("MODEL_EXPRESS_CACHE_EVICTION_ENABLED",), roles=SERVER,
+        not_yet=NO_EVICTION,
+    ),
+    Setting(
+        "cache.eviction.policy.type", "`lru`", "lru",
+        "How models to remove are chosen.", roles=SERVER, not_yet=NO_EVICTION,
+    ),
+    Setting(
+        "cache.eviction.policy.unused_threshold", "duration", 604_800,
+        "Age of the last use after which a model may be removed.", roles=SERVER, not_yet=NO_EVICTION,
+    ),
+    Setting(
+        "cache.eviction.policy.max_models", "integer", None,
+        "Number of models to keep at most.", roles=SERVER, not_yet=NO_EVICTION,
+    ),
+    Setting(
+        "cache.eviction.policy.min_free_space_bytes", "integer, bytes", None,
+        "Space to keep free on the volume.", roles=SERVER, not_yet=NO_EVICTION,
+    ),
+    Setting(
+        "cache.eviction.check_interval", "duration", 3600,
+        "Time between two looks at the cache.", roles=SERVER, not_yet=NO_EVICTION,
+    ),
+)  # fmt: skip
+
+_LOGGING_SETTINGS = (
+    Setting(
+        "logging.level", "`trace`, `debug`, `info`, `warn` or `error`, any case", "info",
+        "Least severe message that is logged.",
+        flags=("--log-level", "-l"), env=("MODEL_EXPRESS_LOG_LEVEL", "MODEL_EXPRESS_LOGGING_LEVEL"),
+    ),
+    Setting(
+        "logging.format", "`json`, `pretty` or `compact`, any case", "pretty",
+        "How a log line looks.",
+        flags=("--log-format",), env=("MODEL_EXPRESS_LOG_FORMAT", "MODEL_EXPRESS_LOGGING_FORMAT"),
+    ),
+    Setting(
+        "logging.file", "path", None,
+        "File that the log is appended to.",
+        env=("MODEL_EXPRESS_LOGGING_FILE",), default_text="none: standard output on the server",
+    ),
+    Setting(
+        "logging.structured", "true or false", False,
+        "True means the same as `logging.format: json`.",
+        env=("MODEL_EXPRESS_LOGGING_STRUCTURED",),
+    ),
+    Setting(
+        "logging.quiet", "true or false", False,
+        "Log errors only, and keep error texts off standard error.",
+        flags=("--quiet", "-q"), roles=CLIENT,
+    ),
+)  # fmt: skip
+
+_SECURITY_SETTINGS = (
+    Setting(
+        "security.mode", "`off` or `enforce`", "off",
+        "Whether callers must show a service account token; this version refuses to start with `enforce`.",
+        flags=("--security-mode",), env=("MODEL_EXPRESS_SECURITY_MODE",), roles=SERVER,
+    ),
+    Setting(
+        "security.token_audiences", "list of strings", (),
+        "Audiences that a token may be for.",
+        flags=("--security-token-audiences",), env=("MODEL_EXPRESS_SECURITY_TOKEN_AUDIENCES",),
+        roles=SERVER, not_yet=NO_TOKENS,
+    ),
+    Setting(
+        "security.allowed_service_accounts", "list of `namespace:name`, or of mappings", (),
+        "Service accounts that may call.",
+        flags=("--security-allowed-service-accounts",),
+        env=("MODEL_EXPRESS_SECURITY_ALLOWED_SERVICE_ACCOUNTS",), roles=SERVER, not_yet=NO_TOKENS,
+    ),
+    Setting(
+        "security.cache_ttl_secs", "duration", 60,
+        "How long a checked token is trusted.",
+        flags=("--security-cache-ttl-secs",), env=("MODEL_EXPRESS_SECURITY_CACHE_TTL_SECS",),
+        roles=SERVER, not_yet=NO_TOKENS,
+    ),
+)  # fmt: skip
+
+_REGISTRY_SETTINGS = (
+    Setting(
+        "registry.backend", "`sqlite` or `memory`, any case", "sqlite",
+        "Where the registry stands; `memory` forgets at every stop.",
+        env=("MX_METADATA_BACKEND",), roles=SERVER,
+    ),
+    Setting(
+        "registry.path", "path", None,
+        "The SQLite file, on a local disk.",
+        flags=("--database-path", "-d"), env=("MODEL_EXPRESS_DATABASE_PATH",), roles=SERVER,
+        aliases=("database.path",), fallback_env=("XDG_STATE_HOME",),
+        default_text="`~/.local/state/modelexpress/registry.db`",
+    ),
+)  # fmt: skip
+
+_ORIGIN_SETTINGS = (
+    Setting(
+        "origin.endpoint", "http or https URL", "https://huggingface.co",
+        "The Hugging Face Hub, or a mirror of it, that models are pulled from.",
+        env=("MODEL_EXPRESS_ORIGIN_ENDPOINT",), fallback_env=("HF_ENDPOINT",),
+    ),
+    Setting(
+        "origin.offline", "true or false", False,
+        "Never ask the origin: only what is here answers.",
+        env=("MODEL_EXPRESS_ORIGIN_OFFLINE", "HF_HUB_OFFLINE"),
+    ),
+    Setting(
+        "origin.revalidate", "duration, `always` or `never`", 60,
+        "How long an answer for a branch or tag counts before the origin is asked again.",
+        env=("MODEL_EXPRESS_ORIGIN_REVALIDATE",),
+    ),
+    Setting(
+        "origin.redirect_hosts", "list of host names", (),
+        "Private or loopback hosts that the origin may redirect to.",
+        env=("MODEL_EXPRESS_ORIGIN_REDIRECT_HOSTS",),
+    ),
+    Setting(
+        "origin.timeout_seconds", "duration", 30,
+        "How long the origin may take to begin an answer, and between two reads of a body.",
+        env=("MODEL_EXPRESS_ORIGIN_TIMEOUT_SECONDS",),
+    ),
+    Setting(
+        "origin.max_attempts", "integer, 1 to 100", 8,
+        "How often a request is tried before its failure is reported.",
+        env=("MODEL_EXPRESS_ORIGIN_MAX_ATTEMPTS",),
+    ),
+)  # fmt: skip
+
+_PULL_SETTINGS = (
+    Setting(
+        "pull.weights", "`all` or `safetensors-first`", "all",
+        "Which weight files a pull takes; `safetensors-first` leaves out the others where a complete "
+        "safetensors set is there.",
+        env=("MODEL_EXPRESS_PULL_WEIGHTS",),
+    ),
+    Setting(
+        "pull.parallel_files", "integer, 1 to 64", 8,
+        "How many files of one pull are fetched at once.",
+        env=("MODEL_EXPRESS_PULL_PARALLEL_FILES",),
+    ),
+    Setting(
+        "pull.patterns", "list of mappings: `models`, `include`, `exclude`, `weights`", (),
+        "Which files are pulled for models whose name matches the glob `models`; the first match counts.",
+    ),
+)  # fmt: skip
+
+_OTHER_SETTINGS = (
+    Setting(
+        "access.server_token", "`serve` or `refuse`", "serve",
+        "Whether callers without a token of their own may pull with the server's.",
+        env=("MODEL_EXPRESS_ACCESS_SERVER_TOKEN",), roles=SERVER,
+    ),
+    Setting(
+        "connection.endpoint", "http URL or host:port", "http://localhost:8001",
+        "Address of the server's gRPC services.",
+        flags=("--endpoint", "-e"), roles=CLIENT, aliases=("cache.server_endpoint",),
+        env=(
+            "MODEL_EXPRESS_ENDPOINT", "MODEL_EXPRESS_URL", "MX_SERVER_ADDRESS",
+            "MODEL_EXPRESS_SERVER_ENDPOINT",
+        ),
+    ),
+    Setting(
+        "connection.timeout_seconds", "duration", 30,
+        "How long the server may take to begin an answer.",
+        flags=("--timeout", "-t"), env=("MODEL_EXPRESS_TIMEOUT",), roles=CLIENT,
+        aliases=("connection.timeout_secs",),
+    ),
+)  # fmt: skip
+
+SETTINGS: tuple[Setting, ...] = (
+    *_SERVER_SETTINGS,
+    *_CACHE_SETTINGS,
+    *_LOGGING_SETTINGS,
+    *_SECURITY_SETTINGS,
+    *_REGISTRY_SETTINGS,
+    *_ORIGIN_SETTINGS,
+    *_PULL_SETTINGS,
+    *_OTHER_SETTINGS,
+)
+
+OTHER_ENVIRONMENT: tuple[EnvironmentName, ...] = (
+    EnvironmentName("HOME", "the home directory, for `~` and for defaults"),
+    EnvironmentName("USERPROFILE", "the home directory where `HOME` is not set; else the account's own"),
+    EnvironmentName("XDG_CACHE_HOME", "parent of the `huggingface` directory where `HF_HOME` is not set"),
+    EnvironmentName("HF_TOKEN", "token for the Hub"),
+    EnvironmentName("HF_TOKEN_PATH", "file that holds the token for the Hub"),
+    EnvironmentName("HTTP_PROXY", "proxy for http origins"),
+    EnvironmentName("HTTPS_PROXY", "proxy for https origins"),
+    EnvironmentName("NO_PROXY", "hosts that are reached without a proxy"),
+    EnvironmentName("SSL_CERT_FILE", "certificate authorities to trust, as a PEM file"),
+    EnvironmentName("REQUESTS_CA_BUNDLE", "the same, where `SSL_CERT_FILE` is not set"),
+    EnvironmentName("MODEL_EXPRESS_S3_TIMEOUT_SECS", "of other versions; has no effect in this one"),
+    EnvironmentName("MODEL_EXPRESS_MAX_RETRIES", "of other versions; has no effect"),
+    EnvironmentName("MODEL_EXPRESS_RETRY_DELAY", "of other versions; has no effect"),
+    EnvironmentName("MODEL_EXPRESS_ENVIRONMENT", "a placeholder in deployment files; has no effect"),
+    EnvironmentName("MODEL_EXPRESS_DEBUG", "a placeholder in deployment files; has no effect"),
+    EnvironmentName("MODEL_EXPRESS_MAX_CONCURRENT_REQUESTS", "a placeholder; has no effect"),
+)
+
+
+def get_setting(key: str) -> Setting:
+    """The setting with this key; KeyError when there is none."""
+    for setting in SETTINGS:
+        if setting.key == key:
+            return setting
+    raise KeyError(key)
+
+
+def settings_for(role: Role) -> tuple[Setting, ...]:
+    """The settings that a process of this role reads."""
+    return tuple(setting for setting in SETTINGS if role in setting.roles)
+
+
+def known_environment() -> frozenset[str]:
+    """Every variable name that is recognised."""
+    named = {name for setting in SETTINGS for name in (*setting.env, *setting.fallback_env)}
+    return frozenset(named | {other.name for other in OTHER_ENVIRONMENT})
