@@ -8,6 +8,7 @@ from modelexpress.domain.held import HeldSnapshot, OnProgress, RemovalPlan, Veri
 from modelexpress.domain.refs import ModelRef
 from modelexpress.wire import cache_pb2
 from modelexpress.wire import held as held_wire
+from modelexpress.wire.transfer import to_progress
 
 _CACHE = "/model_express.cache.CacheService"
 _LONG_SECONDS = 600.0  # a removal of many files from a slow network file system
@@ -47,7 +48,7 @@ class RemoteControl:
         request = held_wire.verify_request(ref)
         async for update in self._connection.stream(f"{_CACHE}/Verify", request, cache_pb2.VerifyUpdate):
             if update.HasField("progress"):
-                on_progress(held_wire.to_progress(update.progress))
+                on_progress(to_progress(update.progress))
             else:
                 found.append(held_wire.to_verified(update.verified))
         return found

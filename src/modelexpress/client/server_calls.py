@@ -15,7 +15,6 @@ from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection, Weights
-from modelexpress.domain.spans import ByteSpan
 from modelexpress.wire import api_pb2, health_pb2, model_pb2, transfer_pb2
 from modelexpress.wire import models as model_wire
 from modelexpress.wire import transfer as transfer_wire
@@ -75,7 +74,7 @@ class ServerCalls:
             )
             if page.commit != commit:
                 raise Corrupt(f"{ref}: asked the server for commit {commit}, it answered with {page.commit!r}")
-            entries.extend(transfer_wire.file_entries(page))
+            entries.extend(transfer_wire.to_entries(page))
             if not page.next:
                 return Manifest(ref, commit, tuple(entries))
             request.after = page.next

@@ -11,10 +11,12 @@ from modelexpress import __version__
 from modelexpress.cache import Surroundings, open_cache
 from modelexpress.compose.parts import cache_options, make_providers, open_table
 from modelexpress.config.load import Loaded
+from modelexpress.config.settings import Settings
 from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.observability.logs import configure
 from modelexpress.observability.metrics import Metrics, MetricsListener
-from modelexpress.server.run import ServerOptions, run_server
+from modelexpress.server.app import ServerOptions
+from modelexpress.server.run import run_server
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _log = logging.getLogger(__name__)
 def serve(loaded: Loaded, env: Mapping[str, str]) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises MxError when it cannot start."""
     logs = loaded.settings.logging
-    configure(level=logs.level, format=logs.format, file=logs.file, quiet=logs.quiet)
+    configure(logs.level, logs.format, logs.file, logs.quiet)
     for warning in loaded.warnings:
         _log.warning("%s", warning)
     asyncio.run(_serve(loaded, env))
@@ -36,7 +38,9 @@ async def _serve(loaded: Loaded, env: Mapping[str, str]) -> None:
         async with open_table(settings) as table:
             around = Surroundings(make_providers(settings, env), table, SYSTEM_CLOCK, metrics)
             async with open_cache(cache_options(settings, env, is_owner=True), around) as cache:
-                options = ServerOptions(
-                    settings.server.host, settings.server.port, settings.server.drain_seconds
-                )
-                await run_server(cache, options, metrics)
+                await run_server(cache, _server_options(settings), metrics, SYSTEM_CLOCK)
+
+
+def _server_options(settings: Settings) -> ServerOptions:
+    server = settings.server
+    return ServerOptions(server.host, server.port, server.drain_seconds, __version__)

@@ -17,8 +17,8 @@ class Meter(Protocol):
         """Put `value` into a histogram."""
         ...
 
-    def gauge(self, name: str, value: float, **labels: str) -> None:
-        """Set a gauge."""
+    def gauge(self, name: str, change: float, **labels: str) -> None:
+        """Move a gauge by `change`."""
         ...
 
 
@@ -31,7 +31,7 @@ class NoMeter:
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Forget it."""
 
-    def gauge(self, name: str, value: float, **labels: str) -> None:
+    def gauge(self, name: str, change: float, **labels: str) -> None:
         """Forget it."""
 
 

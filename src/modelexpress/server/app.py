@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server: bound, ready, drained and stopped as a context."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from modelexpress.domain.clock import Clock
+from modelexpress.domain.errors import Busy
+from modelexpress.domain.meter import Meter
+from modelexpress.server.door import make_handler
+from modelexpress.server.grpc_api import ApiService
+from modelexpress.server.grpc_cache import CacheService
+from modelexpress.server.grpc_health import HealthService
+from modelexpress.server.grpc_models import ModelService
+from modelexpress.server.grpc_transfer import TransferService
+from modelexpress.server.port import ServedCache
+from modelexpress.server.readiness import Readiness
+from modelexpress.server.streaming import FileStreamer
+from modelexpress.wire import api_pb2, cache_pb2, model_pb2, transfer_pb2
+from modelexpress.wire import health_pb2 as mx_health_pb2
+
+_MOST_REQUEST_BYTES = 4 * 1024 * 1024
+_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),  # else a second server on the port would take half of the calls, silently
+    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 1000),
+    # Clients of the established system ping every 30 s, also between calls; the library's default
+    # takes that for abuse and hangs up in the middle of long downloads.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where to listen (port 0: any free one) and how long running calls may take to finish at the end."""
+
+    host: str
+    port: int
+    drain_seconds: float = 30.0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that answers: its bound port, and what to call before leaving to let nobody new in."""
+
+    host: str
+    port: int
+    readiness: Readiness
+
+
+@asynccontextmanager
+async def open_server(
+    cache: ServedCache, options: ServerOptions, meter: Meter, clock: Clock
+) -> AsyncIterator[Listening]:
+    """A server that answers while the body runs; then it drains: no new calls, running ones may finish.
+
+    Raises Busy when the port is taken or the host is not one of this machine.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    readiness, streamer = Readiness(cache), FileStreamer(meter)
+    standard_health = health.aio.HealthServicer()
+    services = _services(cache, readiness, streamer, options.version, clock)
+    for descriptor, implementation in services:
+        server.add_generic_rpc_handlers((make_handler(descriptor, implementation, meter),))
+    names = [descriptor.full_name for descriptor, _ in services]
+    health_pb2_grpc.add_HealthServicer_to_server(standard_health, server)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    port = _bind(server, options)
+    await server.start()
+    try:
+        async with _announcing(readiness, standard_health, names), readiness.watched():
+            yield Listening(options.host, port, readiness)
+            readiness.drain()
+    finally:
+        await standard_health.enter_graceful_shutdown()
+        await server.stop(options.drain_seconds)
+        streamer.close()
+
+
+def _services(
+    cache: ServedCache, readiness: Readiness, streamer: FileStreamer, version: str, clock: Clock
+) -> list[tuple[ServiceDescriptor, object]]:
+    return [
+        (_service(mx_health_pb2, "HealthService"), HealthService(version, readiness, clock)),
+        (_service(api_pb2, "ApiService"), ApiService()),
+        (_service(model_pb2, "ModelService"), ModelService(cache, streamer)),
+        (_service(transfer_pb2, "TransferService"), TransferService(cache)),
+        (_service(cache_pb2, "CacheService"), CacheService(cache)),
+    ]
+
+
+def _service(module: object, name: str) -> ServiceDescriptor:
+    found: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]  # type: ignore[attr-defined]
+    return found
+
+
+def _bind(server: grpc.aio.Server, options: ServerOptions) -> int:
+    host = options.host.strip("[]")
+    address = f"[{host}]:{options.port}" if ":" in host else f"{host}:{options.port}"
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise _not_bound(options) from error
+    if not port:
+        raise _not_bound(options)
+    return port
+
+
+def _not_bound(options: ServerOptions) -> Busy:
+    return Busy(
+        f"cannot listen on {options.host}:{options.port}: the port is taken by another process, or the "
+        "address is not one of this machine; set server.port (--port) or server.host (--host)"
+    )
+
+
+@asynccontextmanager
+async def _announcing(
+    readiness: Readiness, servicer: health.aio.HealthServicer, names: list[str]
+) -> AsyncIterator[None]:
+    """Keep the standard health service in step with our readiness while the body runs."""
+    changes: asyncio.Queue[bool] = asyncio.Queue()
+    readiness.on_change(changes.put_nowait)
+    await _announce(servicer, names, is_ready=False)
+    announcing = asyncio.create_task(_announce_changes(servicer, names, changes), name="health")
+    try:
+        yield
+    finally:
+        announcing.cancel()
+        await asyncio.gather(announcing, return_exceptions=True)
+
+
+async def _announce_changes(
+    servicer: health.aio.HealthServicer, names: list[str], changes: asyncio.Queue[bool]
+) -> None:
+    while True:
+        await _announce(servicer, names, await changes.get())
+
+
+async def _announce(servicer: health.aio.HealthServicer, names: list[str], is_ready: bool) -> None:
+    state = health_pb2.HealthCheckResponse
+    for name in ("", *names):
+        await servicer.set(name, state.SERVING if is_ready else state.NOT_SERVING)

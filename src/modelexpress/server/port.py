@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the services need of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.held import CacheControl, HeldFiles, Pulled
+from modelexpress.domain.manifest import Manifest
+from modelexpress.domain.progress import Progress
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
+
+
+class RunningPull(Protocol):
+    """One caller's view of a pull, running or ended."""
+
+    @property
+    def commit(self) -> str:
+        """What the ref was resolved to."""
+        ...
+
+    @property
+    def selection(self) -> Selection:
+        """The selection, with the settings filled in."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """True when `result` will not wait."""
+        ...
+
+    def updates(self, interval_seconds: float) -> AsyncIterator[Progress]:
+        """The latest progress, at once and then every interval; ends with the pull."""
+        ...
+
+    async def result(self) -> Pulled:
+        """The end of the pull, or its error."""
+        ...
+
+
+class ServedCache(CacheControl, Protocol):
+    """A cache that is served."""
+
+    root: Path
+
+    async def begin(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> RunningPull:
+        """Allow, resolve, and join or start the pull."""
+        ...
+
+    async def held_files(self, ref: ModelRef, selection: Selection, caller: Caller) -> HeldFiles:
+        """The proven files that are here; NotFound when there are none of that revision."""
+        ...
+
+    async def held_manifest(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> Manifest:
+        """The files of a complete selection; None: the whole listing."""
+        ...
+
+    async def check(self) -> None:
+        """Raise the reason why the cache cannot do its work, if there is one."""
+        ...
