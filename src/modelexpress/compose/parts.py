@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from modelexpress import __version__
 from modelexpress.cache import (
     AccessRules,
     CacheOptions,
@@ -21,9 +22,8 @@ from modelexpress.config.settings import OriginSettings, PullPattern, Settings
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.providers import Provider
+from modelexpress.providers.retry import RetryPolicy
 from modelexpress.registry import Table
-
-_PROVIDERS = {ProviderKind.HUGGING_FACE: "modelexpress.providers.huggingface"}
 
 
 def node_name(env: Mapping[str, str]) -> str:
@@ -33,7 +33,20 @@ def node_name(env: Mapping[str, str]) -> str:
 
 def make_providers(settings: Settings, env: Mapping[str, str]) -> dict[ProviderKind, Provider]:
     """The origins of this process."""
-    return {kind: _load(module).make_provider(_origin_values(settings.origin), env) for kind, module in _PROVIDERS.items()}
+    return {ProviderKind.HUGGING_FACE: _make_hub(settings.origin, env)}
+
+
+def _make_hub(origin: OriginSettings, env: Mapping[str, str]) -> Provider:
+    hub = _load("modelexpress.providers.huggingface")
+    options = hub.HubOptions(
+        endpoint=origin.endpoint,
+        redirect_hosts=origin.redirect_hosts,
+        timeout_seconds=float(origin.timeout_seconds),
+        retry=RetryPolicy(max_attempts=origin.max_attempts),
+        user_agent=f"modelexpress/{__version__}",
+    )
+    provider: Provider = hub.make_provider(options, env)
+    return provider
 
 
 @asynccontextmanager

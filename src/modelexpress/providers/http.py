@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door for requests that leave the machine: proxies, private CAs, redirects, retries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import certifi
+from yarl import URL
+
+from modelexpress.domain.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
+from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, Limited, MxError, Unreachable
+from modelexpress.domain.refs import shown
+from modelexpress.providers.addresses import GuardedResolver, Places
+from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
+from modelexpress.providers.retry import RETRIED_STATUSES, RetryPolicy, find_limit_wait, find_named_wait
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_JSON_BYTES = 64 * 1024 * 1024
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_LOOP_DETECTED = 508
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingOptions:
+    """How requests leave. `instance` names this process in Via, so that a loop is noticed."""
+
+    places: Places
+    user_agent: str
+    instance: str
+    timeout_seconds: float = 30.0
+    connections: int = 64
+    retry: RetryPolicy = RetryPolicy()
+    env: Mapping[str, str] = field(default_factory=dict)
+    clock: Clock = SYSTEM_CLOCK
+    chance: Random = SYSTEM_RANDOM
+
+
+class Outgoing:
+    """Requests to one origin and where it redirects to. The session is made by the first request."""
+
+    def __init__(self, options: OutgoingOptions) -> None:
+        self.options = options
+        self._session: aiohttp.ClientSession | None = None
+        self._quiet_until = 0.0
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get_json(self, url: URL, token: str | None) -> tuple[Any, aiohttp.ClientResponse]:
+        """The JSON that `url` answers with (any status is the caller's to judge), retried as needed."""
+        async with self.request("GET", url, token) as response:
+            if response.status >= 400:
+                return None, response
+            content = await self._read_bounded(response)
+            try:
+                return json.loads(content), response
+            except (ValueError, RecursionError) as error:
+                raise Corrupt(f"{_named(url)} answered with something that is no JSON: {error}") from error
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: URL, token: str | None, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The final answer to a request, after redirects and retries; its body is for the caller.
+
+        Raises Limited, Unreachable or Forbidden when there is no answer worth having.
+        """
+        attempt = 1
+        while True:
+            wait: float | None
+            try:
+                response = await self._follow(method, url, token, headers or {})
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if isinstance(error, aiohttp.ClientError) and isinstance(error.__cause__, MxError):
+                    raise error.__cause__ from None
+                wait = self._wait(attempt, None)
+                if wait is None:
+                    raise self._unreachable(url, error) from error
+                _log.debug("%s: %s; attempt %d, again in %.1f s", _named(url), error, attempt, wait)
+            else:
+                wait = self._wait_after(response, attempt)
+                if wait is None:
+                    async with response:
+                        self._note_limits(response)
+                        self._raise_for_outage(url, response)
+                        yield response
+                    return
+                response.close()
+                _log.debug("%s: %d; attempt %d, again in %.1f s", _named(url), response.status, attempt, wait)
+            await self.options.clock.sleep(wait)
+            attempt += 1
+
+    async def pause(self, attempt: int) -> bool:
+        """Wait before attempt `attempt + 1` of something; False when there should be none."""
+        wait = self._wait(attempt, None)
+        if wait is not None:
+            await self.options.clock.sleep(wait)
+        return wait is not None
+
+    def _wait(self, attempt: int, named: float | None) -> float | None:
+        return self.options.retry.wait_seconds(attempt, named, self.options.chance)
+
+    def _wait_after(self, response: aiohttp.ClientResponse, attempt: int) -> float | None:
+        if response.status not in RETRIED_STATUSES:
+            return None
+        named = find_named_wait(response.headers, self.options.clock.wall())
+        if named is not None and response.status == 429:
+            self._be_quiet(named)
+        return self._wait(attempt, named)
+
+    def _note_limits(self, response: aiohttp.ClientResponse) -> None:
+        left = find_limit_wait(response.headers)
+        if left is not None:
+            self._be_quiet(left)
+
+    def _be_quiet(self, seconds: float) -> None:
+        # One polite client: when one request is told to wait, all of them do.
+        bounded = min(seconds, self.options.retry.patience_seconds)
+        self._quiet_until = max(self._quiet_until, self.options.clock.monotonic() + bounded)
+
+    async def _follow(
+        self, method: str, url: URL, token: str | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        quiet = self._quiet_until - self.options.clock.monotonic()
+        if quiet > 0:
+            await self.options.clock.sleep(quiet)
+        target, seen = url, 0
+        while True:
+            # Credentials are for the origin itself: not for a CDN, whoever redirects there.
+            sent = token if target.origin() == url.origin() else None
+            response = await self._send(method, target, sent, headers)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return response
+            response.close()
+            seen += 1
+            if seen > _MOST_REDIRECTS:
+                raise Forbidden(f"{_named(url)} redirects more than {_MOST_REDIRECTS} times")
+            target = self._target(target, location)
+
+    def _target(self, source: URL, location: str) -> URL:
+        try:
+            target = source.join(URL(location, encoded=True))
+        except ValueError as error:
+            raise Forbidden(f"{_named(source)} redirects to {shown(location)}, which is no address") from error
+        self.options.places.check_redirect(source, target)
+        return target
+
+    async def _send(
+        self, method: str, url: URL, token: str | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        sent = dict(headers)
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        proxy = find_proxy(url, self.options.env)
+        response = await self._open().request(method, url, headers=sent, proxy=proxy, allow_redirects=False)
+        if response.status == _LOOP_DETECTED:
+            response.close()
+            raise Invalid(
+                f"the origin {self.options.places.origin} is this server itself: set origin.endpoint "
+                "(or HF_ENDPOINT of the server) to where models are published"
+            )
+        return response
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            options = self.options
+            connector = aiohttp.TCPConnector(
+                limit=options.connections,
+                ssl=_ssl_context(options.env),
+                resolver=GuardedResolver(options.places, find_proxy_hosts(options.env)),
+            )
+            seconds = options.timeout_seconds
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                trust_env=False,  # it would also send what stands in ~/.netrc; proxies are found by find_proxy
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
+                headers={
+                    "User-Agent": options.user_agent,
+                    "Accept-Encoding": "identity",
+                    "Via": f"1.1 modelexpress-{options.instance}",
+                },
+                read_bufsize=1024 * 1024,
+            )
+        return self._session
+
+    async def _read_bounded(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces, size = [], 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > _MOST_JSON_BYTES:
+                raise Corrupt(f"{_named(response.url)} answers with more than {_MOST_JSON_BYTES} bytes of JSON")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _raise_for_outage(self, url: URL, response: aiohttp.ClientResponse) -> None:
+        if response.status == 429:
+            named = find_named_wait(response.headers, self.options.clock.wall())
+            later = f" in {named:.0f} s" if named is not None else " later"
+            raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named)
+        if response.status in RETRIED_STATUSES or response.status >= 500:
+            raise Unreachable(f"{_named(url)} answers {response.status} {response.reason}; try again later")
+
+    def _unreachable(self, url: URL, error: Exception) -> Unreachable:
+        cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        return Unreachable(
+            f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint"
+        )
+
+
+def _named(url: URL) -> str:
+    """An address for messages: without a query, which may be a signature, and without credentials."""
+    return str(url.with_query(None).with_fragment(None).with_user(None))
+
+
+def _ssl_context(env: Mapping[str, str]) -> ssl.SSLContext:
+    for name in _CA_VARIABLES:
+        path = env.get(name)
+        if path:
+            return _context_from(name, Path(path))
+    context = ssl.create_default_context(capath=env.get("SSL_CERT_DIR") or None)
+    if not context.cert_store_stats()["x509_ca"]:
+        # A Python that was not built for this system knows no certificates at all.
+        context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+def _context_from(name: str, path: Path) -> ssl.SSLContext:
+    try:
+        is_folder = path.is_dir()
+        return ssl.create_default_context(
+            cafile=None if is_folder else str(path), capath=str(path) if is_folder else None
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise Invalid(f"{name} names {path}, which cannot be read as certificates: {error}") from error

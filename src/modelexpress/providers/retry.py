@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to ask an origin again, and when to leave it in peace. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from modelexpress.domain.clock import Random
+
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_REMAINING = re.compile(r";\s*r\s*=\s*(\d+)")
+_RESET = re.compile(r";\s*t\s*=\s*(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Waits grow by doubling from `base_seconds` to `cap_seconds`; a wait the origin names is kept to.
+
+    A request is given up after `max_attempts` without progress, or when the origin names a wait
+    that is longer than `patience_seconds`.
+    """
+
+    max_attempts: int = 8
+    base_seconds: float = 0.5
+    cap_seconds: float = 20.0
+    patience_seconds: float = 120.0
+
+    def wait_seconds(self, attempt: int, named: float | None, chance: Random) -> float | None:
+        """How long to wait after failed attempt number `attempt` (from 1); None: give up."""
+        if attempt >= self.max_attempts or (named is not None and named > self.patience_seconds):
+            return None
+        grown = min(self.base_seconds * 2 ** (attempt - 1), self.cap_seconds)
+        # Jitter, so that many clients that failed together do not come back together.
+        return chance.uniform(grown / 2, grown) + (named or 0.0)
+
+
+def find_named_wait(headers: Mapping[str, str], wall: float) -> float | None:
+    """The wait that an answer names, in seconds: Retry-After (seconds or date), else an empty RateLimit."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text[:9])
+    if text:
+        try:
+            return max(parsedate_to_datetime(text).timestamp() - wall, 0.0)
+        except (ValueError, OverflowError):
+            return find_limit_wait(headers)
+    return find_limit_wait(headers)
+
+
+def find_limit_wait(headers: Mapping[str, str]) -> float | None:
+    """The seconds until the origin gives out requests again, where it says that none are left."""
+    for item in headers.get("RateLimit", "").split(","):
+        remaining, reset = _REMAINING.search(item), _RESET.search(item)
+        if remaining and reset and int(remaining[1][:9]) == 0:
+            return float(reset[1][:9])
+    return None

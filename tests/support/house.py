@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of it in one process: a local Hub, a server, clients; every part the real one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelexpress import compose
+from modelexpress.cache import ModelCache, Surroundings, open_cache
+from modelexpress.client import AsyncClient
+from modelexpress.client.rpc import Connection, Target
+from modelexpress.compose.clients import make_async_client
+from modelexpress.compose.parts import cache_options, open_table
+from modelexpress.config.load import Loaded
+from modelexpress.domain.clock import SYSTEM_CLOCK
+from modelexpress.domain.refs import ProviderKind
+from modelexpress.observability.metrics import Metrics
+from modelexpress.providers.huggingface import HubOptions, make_provider
+from modelexpress.providers.retry import RetryPolicy
+from modelexpress.server.app import ServerOptions, open_server
+from modelexpress.testing.hub import LocalHub
+
+# The real policy with waits that a test can afford.
+QUICK = RetryPolicy(max_attempts=8, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
+
+
+@dataclass
+class House:
+    """A running server and what is behind it."""
+
+    hub: LocalHub
+    cache: ModelCache
+    root: Path
+    port: int
+    metrics: Metrics
+    loaded: Loaded
+    env: Mapping[str, str]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, root: Path, *, is_shared: bool = False, hub_token: str | None = None) -> AsyncClient:
+        flags = {
+            "connection.endpoint": self.endpoint,
+            "cache.directory": str(root),
+            "cache.shared_storage": is_shared,
+        }
+        client = make_async_client(compose.load_settings("client", flags, self.env), self.env)
+        if hub_token is not None:
+            client._target = Target("127.0.0.1", self.port, self.endpoint, hub_token=hub_token)
+        return client
+
+    def connection(self) -> Connection:
+        return Connection(Target("127.0.0.1", self.port, self.endpoint))
+
+
+def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[Loaded, dict[str, str]]:
+    env = {"HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, "PATH": os.environ["PATH"]}
+    flags: dict[str, object] = {
+        "cache.directory": str(tmp_path / "server-cache"),
+        "registry.path": str(tmp_path / "state" / "registry.db"),
+        "server.port": 0,
+        "server.metrics_port": 0,
+        "origin.redirect_hosts": "localhost,127.0.0.1",
+        "origin.revalidate": "always",
+        **{key.replace("__", "."): value for key, value in settings.items()},
+    }
+    return compose.load_settings("server", flags, env), env
+
+
+@asynccontextmanager
+async def open_house(hub: LocalHub, tmp_path: Path, **settings: object) -> AsyncIterator[House]:
+    """A server over `hub` with a cache of its own; `settings` by key with `__` for the dot."""
+    loaded, env = server_settings(hub, tmp_path, **settings)
+    metrics = Metrics("test", "sqlite", "")
+    options = HubOptions(hub.endpoint, ("localhost", "127.0.0.1"), 5.0, QUICK)
+    providers = {ProviderKind.HUGGING_FACE: make_provider(options, env)}
+    async with open_table(loaded.settings) as table:
+        around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)
+        async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
+            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0")
+            async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
+                yield House(
+                    hub, cache, loaded.settings.cache.directory, listening.port, metrics, loaded, env
+                )
+
+
+def tree(root: Path) -> dict[str, bytes | str]:
+    """What stands below a directory: links by their target, files by their bytes."""
+    return dict(_walk(root))
+
+
+def _walk(root: Path) -> Iterator[tuple[str, bytes | str]]:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            yield name, os.readlink(path)
+        elif path.is_file():
+            yield name, path.read_bytes()
