@@ -11,12 +11,13 @@ from enum import Enum
 
 from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.errors import Forbidden, MxError, NotFound, Unauthenticated, Unreachable, Unsupported
+from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unreachable, Unsupported
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
 
 _MAX_REMEMBERED = 10_000
+_SEND_TOKEN = "send one that may read it as x-hf-token"
 _SERVER = "server"  # stands where another caller's token hash stands
 
 
@@ -107,18 +108,15 @@ class Access:
         repository = ModelRef(ref.provider, ref.name)
         key = (_SERVER, repository)
         known = self._answers.get(key)
-        if known is not None and known[0] and self._clock.monotonic() < known[1]:
-            return
-        try:
+        if known is None or self._clock.monotonic() >= known[1]:
             if self._is_offline:
-                raise Unreachable("this process is offline, so the origin cannot be asked")
-            await get_provider(self._providers, ref).resolve(repository, ANONYMOUS)
-        except (Unauthenticated, Forbidden, NotFound, Unreachable) as error:
-            raise Forbidden(
-                f"{ref.name} was pulled with a caller's own token; "
-                f"send one that may read it as x-hf-token ({error})"
-            ) from error
-        self._remember(key, is_allowed=True)
+                raise Forbidden(f"{ref.name} was pulled with a caller's own token; {_SEND_TOKEN}")
+            allowed = await get_provider(self._providers, ref).may_read(repository, ANONYMOUS)
+            self._remember(key, allowed)
+        else:
+            allowed = known[0]
+        if not allowed:
+            raise Forbidden(f"{ref.name} was pulled with a caller's own token; {_SEND_TOKEN}")
 
     def _remember(self, key: tuple[str, ModelRef], is_allowed: bool) -> None:
         seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds

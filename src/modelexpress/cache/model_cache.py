@@ -98,12 +98,11 @@ class ModelCache(LocalControl):
         await self._parts.holdings.replace_all(known)
 
     async def close(self) -> None:
-        """Stop running pulls, leaving no partial file, and let go of origins and threads."""
+        """Stop running pulls, leaving no partial file, and let go of origins."""
         await self._flights.close()
         await self._freshness.close()
         for provider in self._parts.providers.values():
             await provider.close()
-        self._parts.pool.close()
 
     async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of models; running pulls of them are stopped first."""

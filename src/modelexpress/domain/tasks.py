@@ -28,3 +28,19 @@ async def run_bounded(limit: int, items: Iterable[T], job: Callable[[T], Awaitab
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def finish_or_undo(start: Awaitable[T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """Await `start` to its end even when cancelled, and then `undo` what nobody is left to receive.
+
+    For steps that happen in another thread or process and cannot be called back: without this, a
+    cancellation at the wrong moment would leave an open file or a claim that belongs to nobody.
+    """
+    running = asyncio.ensure_future(start)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        if not running.cancelled() and running.exception() is None:
+            await asyncio.shield(undo(running.result()))
+        raise

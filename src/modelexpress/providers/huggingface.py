@@ -131,12 +131,14 @@ class HuggingFaceProvider:
                 _log.debug("%s: %s broke off at %d", manifest.ref.name, entry.path, reading.left.start)
 
     async def may_read(self, ref: ModelRef, caller: Caller) -> bool:
-        """Whether the origin lets this caller, by its own token alone, read the repository's files.
+        """Whether the origin lets this caller read the repository's files, by the caller's token alone.
+
+        A caller without one stands for this process itself, with the token it has.
 
         The Hub's own question for this is `auth-check`; where a mirror does not know it, being shown
         an ungated repository's description has to do, and a gated one is refused.
         """
-        token = caller.hub_token
+        token = self._token(caller)
         _, response = await self._outgoing.get_json(self._url("api/models", ref.name, "auth-check"), token)
         if response.status in (401, 403):
             return False

@@ -38,7 +38,10 @@ class Provider(Protocol):
         ...
 
     async def may_read(self, ref: ModelRef, caller: Caller) -> bool:
-        """Whether the origin lets this caller (by its own token alone) read the repository."""
+        """Whether the origin lets this caller, by its own token alone, read the repository's files.
+
+        A caller without a token stands for this process with its own credentials.
+        """
         ...
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import MxError
+from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.registry.port import Row, Table
 from modelexpress.registry.sessions import Session, Sessions
 
@@ -78,7 +79,7 @@ class Claims:
     @asynccontextmanager
     async def held(self, name: str, what: str) -> AsyncIterator[Claim]:
         """Hold the claim in the body, waiting for as long as somebody alive has it."""
-        while (claim := await self.acquire(name, what)) is None:
+        while (claim := await finish_or_undo(self.acquire(name, what), self._release_quietly)) is None:
             await self.wait_released(name, _DEADLINE_SECONDS)
         try:
             yield claim
@@ -86,7 +87,9 @@ class Claims:
             # Shielded: a cancelled fetch must not keep others waiting until we are taken for dead.
             await asyncio.shield(self._release_quietly(claim))
 
-    async def _release_quietly(self, claim: Claim) -> None:
+    async def _release_quietly(self, claim: Claim | None) -> None:
+        if claim is None:
+            return
         try:
             await self.release(claim)
         except MxError as error:

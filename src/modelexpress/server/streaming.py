@@ -15,6 +15,7 @@ from modelexpress.domain.errors import Corrupt, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import shown
+from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.wire import model_pb2
 
 DEFAULT_CHUNK_BYTES = 1024 * 1024
@@ -61,7 +62,7 @@ class FileStreamer:
                 )
 
     async def _read(self, path: Path, file: HeldFile, length: int) -> AsyncIterator[tuple[int, bytes]]:
-        descriptor = await self._submit(_open, path, file)
+        descriptor = await finish_or_undo(self._submit(_open, path, file), _close_now)
         offset = 0
         ahead = self._submit(_read_at, descriptor, file, offset, length)
         try:
@@ -87,6 +88,10 @@ class FileStreamer:
     def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         call = functools.partial(job, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+async def _close_now(descriptor: int) -> None:
+    os.close(descriptor)
 
 
 def _open(path: Path, file: HeldFile) -> int:

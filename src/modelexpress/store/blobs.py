@@ -16,6 +16,7 @@ from modelexpress.domain.errors import Corrupt
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.store.disk import DiskPool, make_directory, unique_name
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.proof import Prover, find_damage
@@ -156,8 +157,11 @@ class _Partial:
 
     @classmethod
     async def create(cls, pool: DiskPool, path: Path, entry: FileEntry) -> _Partial:
-        descriptor = await pool.run(f"creating a file for {entry.path}", _create, path)
-        return cls(pool, path, entry, descriptor)
+        async def undo(descriptor: int) -> None:
+            await pool.run(f"closing {entry.path}", _close_and_remove, descriptor, path)
+
+        creating = pool.run(f"creating a file for {entry.path}", _create, path)
+        return cls(pool, path, entry, await finish_or_undo(creating, undo))
 
     async def append(self, piece: bytes) -> None:
         self._pending.append(piece)

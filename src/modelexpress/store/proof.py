@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.manifest import DigestKind, FileEntry
+from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.store.disk import DiskPool
 
 STEP_BYTES = 4 * 1024 * 1024  # one job of the pool: short enough that others get their turn
@@ -66,7 +68,12 @@ async def find_damage(pool: DiskPool, path: Path, entry: FileEntry) -> str | Non
     Raises StorageFailed when it cannot be read for another reason than being absent.
     """
     what = f"reading {entry.path}"
-    descriptor = await pool.run(what, _open, path)
+
+    async def close(descriptor: int | None) -> None:
+        if descriptor is not None:
+            await pool.run(what, os.close, descriptor)
+
+    descriptor = await finish_or_undo(pool.run(what, _open, path), close)
     if descriptor is None:
         return "missing"
     try:
@@ -76,7 +83,7 @@ async def find_damage(pool: DiskPool, path: Path, entry: FileEntry) -> str | Non
                 break
         return prover.find_problem()
     finally:
-        await pool.run(what, os.close, descriptor)
+        await asyncio.shield(close(descriptor))
 
 
 def _open(path: Path) -> int | None:
