@@ -57,7 +57,6 @@ class TestSqliteTable(TableContract):
         await table.close()
 
 
-
 async def test_rows_and_the_count_of_versions_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     table = await open_table(path)
@@ -137,9 +136,14 @@ async def test_a_path_below_a_file_is_an_error_that_names_the_setting(tmp_path: 
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/home/x", "ext4"), ("/mnt/nfs share/db", "nfs4"), ("/data/db", "xfs"), ("/data/remote/db", "fuse.sshfs"),
-     ("/dataset", "ext4")],
-)  # fmt: skip
+    [
+        ("/home/x", "ext4"),
+        ("/mnt/nfs share/db", "nfs4"),
+        ("/data/db", "xfs"),
+        ("/data/remote/db", "fuse.sshfs"),
+        ("/dataset", "ext4"),
+    ],
+)
 def test_the_innermost_mount_says_what_a_path_is_on(path: str, kind: str) -> None:
     assert file_system_type(MOUNTINFO, Path(path)) == kind
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import snapshot_download
+from tests.support.house import House, open_house, tree
 
 from modelexpress.client import Strategy, Transfer
 from modelexpress.domain.errors import Cancelled, Corrupt, Forbidden, NotFound, Unauthenticated, Unreachable
@@ -20,7 +21,6 @@ from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import sharded_files, tiny_files, tiny_model
-from tests.support.house import House, open_house, tree
 
 NAME = "demo/tiny"
 
@@ -39,10 +39,16 @@ async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
 
 def repository_tree(root: Path, name: str = NAME) -> dict[str, bytes | str]:
     found = tree(root / ("models--" + name.replace("/", "--")))
-    return {path: content for path, content in found.items() if path.split("/")[0] in ("blobs", "snapshots", "refs")}
+    return {
+        path: content
+        for path, content in found.items()
+        if path.split("/")[0] in ("blobs", "snapshots", "refs")
+    }
 
 
-async def hub_tree(hub: LocalHub, root: Path, name: str = NAME, **arguments: object) -> dict[str, bytes | str]:
+async def hub_tree(
+    hub: LocalHub, root: Path, name: str = NAME, **arguments: object
+) -> dict[str, bytes | str]:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     await asyncio.to_thread(
         snapshot_download, name, cache_dir=root, endpoint=hub.endpoint, token=False, **arguments
@@ -87,16 +93,23 @@ async def test_many_small_files_are_all_there(house: House, tmp_path: Path) -> N
     async with house.client(tmp_path / "mine") as client:
         await client.pull("demo/small")
 
-    assert repository_tree(house.root, "demo/small") == await hub_tree(house.hub, tmp_path / "t", "demo/small")
+    assert repository_tree(house.root, "demo/small") == await hub_tree(
+        house.hub, tmp_path / "t", "demo/small"
+    )
 
 
 async def test_huggingface_hub_loads_it_offline(house: House, tmp_path: Path) -> None:
     async with house.client(tmp_path / "mine", is_shared=True) as client:
         model = await client.pull(NAME)
-    code = f"from huggingface_hub import snapshot_download as s; print(s({NAME!r}, cache_dir={str(house.root)!r}))"
+    code = "import sys, huggingface_hub as h; print(h.snapshot_download(sys.argv[1], cache_dir=sys.argv[2]))"
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        subprocess.run,
+        [sys.executable, "-c", code, NAME, house.root],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert model.transfer is Transfer.SHARED
@@ -113,7 +126,9 @@ async def test_files_can_be_read_by_another_user(house: House, tmp_path: Path) -
         assert path.is_symlink() or path.stat().st_mode & 0o777 == wanted
 
 
-async def test_a_warm_pull_fetches_nothing_and_a_pinned_one_asks_nothing(house: House, tmp_path: Path) -> None:
+async def test_a_warm_pull_fetches_nothing_and_a_pinned_one_asks_nothing(
+    house: House, tmp_path: Path
+) -> None:
     async with house.client(tmp_path / "mine", is_shared=True) as client:
         cold = await client.pull(NAME)
         house.hub.log.clear()
@@ -215,13 +230,17 @@ async def test_bytes_that_stay_wrong_never_reach_the_cache(house: House, tmp_pat
         with pytest.raises(Corrupt, match=r"model\.safetensors"):
             await client.pull(NAME)
 
-    assert not list(house.root.glob("models--*/snapshots")) and not list((house.root / ".mx/partials").iterdir())
+    assert not list(house.root.glob("models--*/snapshots")) and not list(
+        (house.root / ".mx/partials").iterdir()
+    )
     house.hub.faults.clear()
     async with house.client(tmp_path / "mine") as client:
         assert not (await client.pull(NAME)).was_hit
 
 
-async def test_a_missing_readme_is_left_out_and_a_missing_weight_is_named(house: House, tmp_path: Path) -> None:
+async def test_a_missing_readme_is_left_out_and_a_missing_weight_is_named(
+    house: House, tmp_path: Path
+) -> None:
     gone = {"status": 404, "headers": {"X-Error-Code": "EntryNotFound"}, "times": None}
     house.hub.faults.add(Fault("status", "resolve", "README.md", **gone))  # type: ignore[arg-type]
     async with house.client(tmp_path / "mine") as client:
@@ -237,7 +256,9 @@ async def test_a_missing_readme_is_left_out_and_a_missing_weight_is_named(house:
 
 async def test_every_waiter_hears_the_real_cause(house: House, tmp_path: Path) -> None:
     house.hub.faults.add(Fault("wrong_bytes", "body", "model.safetensors", after=5, times=None))
-    ended = await asyncio.gather(*(_pull(house, tmp_path / f"c{n}") for n in range(8)), return_exceptions=True)
+    ended = await asyncio.gather(
+        *(_pull(house, tmp_path / f"c{n}") for n in range(8)), return_exceptions=True
+    )
 
     assert all(isinstance(error, Corrupt) and "model.safetensors" in str(error) for error in ended)
 

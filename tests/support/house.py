@@ -25,7 +25,7 @@ from modelexpress.server.app import ServerOptions, open_server
 from modelexpress.testing.hub import LocalHub
 
 # The real policy with waits that a test can afford.
-QUICK = RetryPolicy(max_attempts=8, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
+QUICK = RetryPolicy(max_attempts=30, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
 
 
 @dataclass
@@ -85,9 +85,7 @@ async def open_house(hub: LocalHub, tmp_path: Path, **settings: object) -> Async
         async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
             serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0")
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
-                yield House(
-                    hub, cache, loaded.settings.cache.directory, listening.port, metrics, loaded, env
-                )
+                yield House(hub, cache, loaded.settings.cache.directory, listening.port, metrics, loaded, env)
 
 
 def tree(root: Path) -> dict[str, bytes | str]:

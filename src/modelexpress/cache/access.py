@@ -84,7 +84,9 @@ class Access:
         else:
             allowed = known[0]
         if not allowed:
-            raise Forbidden(f"the origin does not let this token read {repository.name}; ask for access there")
+            raise Forbidden(
+                f"the origin does not let this token read {repository.name}; ask for access there"
+            )
 
     async def _ask_once(self, key: tuple[str, ModelRef], caller: Caller) -> bool:
         if key not in self._asking:

@@ -86,10 +86,8 @@ class LocalControl:
                 adopted.extend([taken] if taken is not None else [])
         return adopted
 
-    async def prove_foreign(
-        self, ref: ModelRef, commit: str, selection: Selection
-    ) -> SnapshotRecord | None:
-        """Prove a snapshot that another tool wrote, without its origin, and record it; None if it is not whole.
+    async def prove_foreign(self, ref: ModelRef, commit: str, selection: Selection) -> SnapshotRecord | None:
+        """Prove what another tool wrote, without its origin, and record it; None if it is not whole.
 
         A file outside its listing may be missing when the other tool wrote no listing: then complete
         means "all that is here", as that tool itself would have it.
@@ -285,9 +283,7 @@ class _Counter:
     def add(self, count: int) -> None:
         self._files += 1
         self._bytes += count
-        self._on_progress(
-            Progress(Phase.VERIFYING, self._bytes, self._total, self._files, self._files_total)
-        )
+        self._on_progress(Progress(Phase.VERIFYING, self._bytes, self._total, self._files, self._files_total))
 
 
 def _entries_to_verify(record: SnapshotRecord) -> tuple[FileEntry, ...]:

@@ -44,7 +44,12 @@ class Flight:
     """
 
     def __init__(
-        self, ref: ModelRef, commit: str, selection: Selection, ending: asyncio.Future[Pulled], state: PullState
+        self,
+        ref: ModelRef,
+        commit: str,
+        selection: Selection,
+        ending: asyncio.Future[Pulled],
+        state: PullState,
     ) -> None:
         self.ref = ref
         self.commit = commit

@@ -104,7 +104,8 @@ class Freshness:
                 return Resolved(task.result())
             if local is None:
                 raise Unreachable(
-                    f"the origin did not say within {patience:.0f} s what {ref} is; try again, or pin a commit"
+                    f"the origin did not say within {patience:.0f} s what {ref} is; "
+                    "try again, or pin a commit"
                 )
         except MxError as error:
             if local is None or not is_outage(error):
@@ -125,5 +126,7 @@ class Freshness:
 
 def _require(local: str | None, ref: ModelRef) -> str:
     if local is None:
-        raise NotFound(f"{ref} was not found in cache, and this process is offline; pull it once while online")
+        raise NotFound(
+            f"{ref} was not found in cache, and this process is offline; pull it once while online"
+        )
     return local

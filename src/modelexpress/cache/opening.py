@@ -78,7 +78,9 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         freed = await pool.run("sweeping leftovers", sweep, layout, dead, around.clock.wall())
         if freed:
             _log.info("removed %d bytes that interrupted pulls had left in %s", freed, options.root)
-        parts = _make_parts(options, around, Claims(around.table, session, sessions, around.clock), pool, volume)
+        parts = _make_parts(
+            options, around, Claims(around.table, session, sessions, around.clock), pool, volume
+        )
         access = Access(
             around.providers, options.access, around.clock, around.meter, options.freshness.is_offline
         )
@@ -130,7 +132,9 @@ async def _owning(
 
 async def _wait_for_silence(layout: Layout, ownership: Ownership, clock: Clock, pool: DiskPool) -> None:
     """The owner was on a machine we cannot look into: only its silence, by our own clock, tells."""
-    _log.warning("%s has an owner elsewhere; waiting %d s for a sign of life", layout.root, Ownership.STALE_SECONDS)
+    _log.warning(
+        "%s has an owner elsewhere; waiting %d s for a sign of life", layout.root, Ownership.STALE_SECONDS
+    )
     before = await pool.run("looking at the owner", ownership.beat)
     await clock.sleep(Ownership.STALE_SECONDS)
     if await pool.run("looking at the owner", ownership.beat) != before:

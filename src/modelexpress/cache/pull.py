@@ -90,7 +90,9 @@ class Pull:
 
     async def _find_record(self) -> SnapshotRecord | None:
         ref, commit = self._request.ref, self._request.commit
-        return await self._parts.pool.run(f"reading the record of {ref}", self._parts.records.find, ref, commit)
+        return await self._parts.pool.run(
+            f"reading the record of {ref}", self._parts.records.find, ref, commit
+        )
 
     async def _survey(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
         return await self._parts.pool.run(
@@ -151,7 +153,9 @@ class Pull:
         except NotFound as error:
             if not is_ancillary(path):
                 raise NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}") from error
-            _log.warning("%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path))
+            _log.warning(
+                "%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path)
+            )
             self._missing.append(path)
         self._fetched += self._obtained[path].bytes_fetched if path in self._obtained else 0
         self._file_done()

@@ -38,7 +38,9 @@ class TokenFile:
         except OSError as error:
             self._token = self._mtime_ns = self._read_at = None
             if not self._has_warned:
-                _log.info("no token file at %s (%s); calls go without a bearer token", self._path, error.strerror)
+                _log.info(
+                    "no token file at %s (%s); calls go without a bearer token", self._path, error.strerror
+                )
                 self._has_warned = True
         return self._token
 

@@ -69,11 +69,11 @@ class ServerCalls:
         entries: list[FileEntry] = []
         request = transfer_wire.manifest_request(ref, commit)
         while True:
-            page = await self._connection.call(
-                f"{_TRANSFER}/GetManifest", request, transfer_pb2.ManifestPage
-            )
+            page = await self._connection.call(f"{_TRANSFER}/GetManifest", request, transfer_pb2.ManifestPage)
             if page.commit != commit:
-                raise Corrupt(f"{ref}: asked the server for commit {commit}, it answered with {page.commit!r}")
+                raise Corrupt(
+                    f"{ref}: asked the server for commit {commit}, it answered with {page.commit!r}"
+                )
             entries.extend(transfer_wire.to_entries(page))
             if not page.next:
                 return Manifest(ref, commit, tuple(entries))
@@ -92,9 +92,7 @@ class ServerCalls:
     async def delete(self, ref: ModelRef) -> str:
         """Remove a model from the server; what the server says about it."""
         request = model_wire.delete_request(ref)
-        answer = await self._connection.call(
-            f"{_MODEL}/DeleteModel", request, model_pb2.DeleteModelResponse
-        )
+        answer = await self._connection.call(f"{_MODEL}/DeleteModel", request, model_pb2.DeleteModelResponse)
         if not answer.success:
             raise Internal(answer.message or f"the server did not remove {ref} and gave no reason")
         return answer.message

@@ -100,8 +100,6 @@ class SyncClient:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="mx-client", daemon=True
-                )
+                self._thread = threading.Thread(target=self._loop.run_forever, name="mx-client", daemon=True)
                 self._thread.start()
             return self._loop

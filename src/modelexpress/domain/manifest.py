@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 from modelexpress.domain.errors import Invalid
 from modelexpress.domain.refs import ModelRef, shown
@@ -106,7 +107,7 @@ class Manifest:
 def _check_no_collisions(ref: ModelRef, paths: list[str]) -> None:
     files = set(paths)
     if len(files) != len(paths):
-        twice = next(first for first, second in zip(paths, paths[1:], strict=False) if first == second)
+        twice = next(first for first, second in pairwise(paths) if first == second)
         raise Invalid(f"manifest of {ref}: {shown(twice)} collides with itself: it is listed twice")
     for path in paths:
         folder = path.rpartition("/")[0]

@@ -20,7 +20,8 @@ _SECOND_CHOICE = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.pth")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _ANCILLARY_NAMES = ("readme", "license", "licence", "notice", "changelog", "contributing", "use_policy")
 _ANCILLARY_SUFFIXES = (
-    ".md", ".pdf", ".ipynb", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".ico", ".bmp", ".tiff", ".tif",
+    ".md", ".pdf", ".ipynb",
+    ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".ico", ".bmp", ".tiff", ".tif",
 )  # fmt: skip
 _MAX_PATTERNS = 256
 _MAX_PATTERN_CHARACTERS = 1024

@@ -134,10 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
 
-    def do_GET(self) -> None:  # noqa: N802 (the base class looks it up by this name)
+    def do_GET(self) -> None:
         self._answer(has_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer(has_body=False)
 
     def log_message(self, format: str, *args: Any) -> None:

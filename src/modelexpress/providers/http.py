@@ -157,7 +157,9 @@ class Outgoing:
         try:
             target = source.join(URL(location, encoded=True))
         except ValueError as error:
-            raise Forbidden(f"{_named(source)} redirects to {shown(location)}, which is no address") from error
+            raise Forbidden(
+                f"{_named(source)} redirects to {shown(location)}, which is no address"
+            ) from error
         self.options.places.check_redirect(source, target)
         return target
 
@@ -188,7 +190,7 @@ class Outgoing:
             seconds = options.timeout_seconds
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                trust_env=False,  # it would also send what stands in ~/.netrc; proxies are found by find_proxy
+                trust_env=False,  # would also send ~/.netrc; find_proxy finds proxies
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
@@ -206,7 +208,9 @@ class Outgoing:
         async for piece in response.content.iter_any():
             size += len(piece)
             if size > _MOST_JSON_BYTES:
-                raise Corrupt(f"{_named(response.url)} answers with more than {_MOST_JSON_BYTES} bytes of JSON")
+                raise Corrupt(
+                    f"{_named(response.url)} answers with more than {_MOST_JSON_BYTES} bytes of JSON"
+                )
             pieces.append(piece)
         return b"".join(pieces)
 

@@ -36,7 +36,7 @@ def read_tree_page(ref: ModelRef, page: Any) -> list[FileEntry]:
 
 
 def read_siblings(ref: ModelRef, answer: Any) -> list[FileEntry]:
-    """The files that a model's description lists (with `blobs=true`), for mirrors without a tree. Raises Corrupt."""
+    """The files in a model's description (`blobs=true`), for mirrors without a tree. Raises Corrupt."""
     siblings = answer.get("siblings") if isinstance(answer, dict) else None
     if not isinstance(siblings, list):
         raise Corrupt(f"the origin lists no files of {ref}")

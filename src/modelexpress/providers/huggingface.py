@@ -96,7 +96,9 @@ class HuggingFaceProvider:
         """All files of `commit`, by the tree listing, or by the description where a mirror has no tree."""
         token = self._token(caller)
         entries: list[FileEntry] = []
-        url: URL | None = self._url("api/models", ref.name, "tree", commit, query="recursive=true&expand=false")
+        url: URL | None = self._url(
+            "api/models", ref.name, "tree", commit, query="recursive=true&expand=false"
+        )
         while url is not None:
             page, response = await self._outgoing.get_json(url, token)
             if response.status in _NO_TREE and not entries:

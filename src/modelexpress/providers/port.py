@@ -29,7 +29,9 @@ class Provider(Protocol):
         """All files of `commit`, with sizes and digests."""
         ...
 
-    def read(self, manifest: Manifest, entry: FileEntry, span: ByteSpan, caller: Caller) -> AsyncIterator[bytes]:
+    def read(
+        self, manifest: Manifest, entry: FileEntry, span: ByteSpan, caller: Caller
+    ) -> AsyncIterator[bytes]:
         """The bytes of `span` in order, in pieces of at most 1 MiB; resumed inside after resets.
 
         Ends after exactly `span.length` bytes or raises; whether they are the right bytes is for

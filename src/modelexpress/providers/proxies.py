@@ -16,7 +16,9 @@ _SCHEMES = ("https", "http", "all")
 def find_proxy(url: URL, env: Mapping[str, str]) -> URL | None:
     """The proxy for requests to `url`; None: none. Raises Invalid for one that is no http(s) address."""
     excluded = _value("no_proxy", env)
-    if url.host is None or (excluded and proxy_bypass_environment(f"{url.host}:{url.port}", {"no": excluded})):
+    if url.host is None or (
+        excluded and proxy_bypass_environment(f"{url.host}:{url.port}", {"no": excluded})
+    ):
         return None
     text = _value(f"{url.scheme}_proxy", env) or _value("all_proxy", env)
     return _parse(f"{url.scheme.upper()}_PROXY", text) if text else None

@@ -33,7 +33,9 @@ def find_hub_token(env: Mapping[str, str]) -> str | None:
 def check_token(token: str, source: str) -> str:
     """`token` itself. Raises Invalid, without showing it, when it cannot be sent."""
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise Invalid(f"the Hub token in {source} holds a blank or a character that no token has; set it again")
+        raise Invalid(
+            f"the Hub token in {source} holds a blank or a character that no token has; set it again"
+        )
     return token
 
 

@@ -15,7 +15,9 @@ def check_key(key: str) -> str:
     except UnicodeEncodeError:
         length = 0
     if not 0 < length <= MAX_KEY_BYTES or "\0" in key:
-        raise Invalid(f"registry key {shown(key)} is empty, longer than {MAX_KEY_BYTES} bytes, or holds a NUL")
+        raise Invalid(
+            f"registry key {shown(key)} is empty, longer than {MAX_KEY_BYTES} bytes, or holds a NUL"
+        )
     return key
 
 

@@ -181,8 +181,8 @@ class SqliteTable:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("BEGIN EXCLUSIVE")
         database.execute(
-            "CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL)"
-            " WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL,"
+            " version INTEGER NOT NULL) WITHOUT ROWID"
         )
         database.execute("CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL)")
         if database.execute("SELECT next FROM counter").fetchone() is None:
@@ -221,7 +221,8 @@ class SqliteTable:
     def _scan(self, prefix: str, after: str, limit: int) -> list[Row]:
         # SQLite compares texts as bytes, and U+10FFFF is above every other character.
         return self._query(
-            "SELECT key, value, version FROM rows WHERE key >= ? AND key > ? AND key < ? ORDER BY key LIMIT ?",
+            "SELECT key, value, version FROM rows"
+            " WHERE key >= ? AND key > ? AND key < ? ORDER BY key LIMIT ?",
             prefix, after, prefix + "\U0010ffff\U0010ffff", limit,
         )  # fmt: skip
 

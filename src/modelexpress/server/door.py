@@ -57,7 +57,9 @@ def make_handler(service: ServiceDescriptor, implementation: object, meter: Mete
     return grpc.method_handlers_generic_handler(service.full_name, methods)
 
 
-def _make_method(method: MethodDescriptor, implementation: object, meter: Meter) -> grpc.RpcMethodHandler[Any, Any]:
+def _make_method(
+    method: MethodDescriptor, implementation: object, meter: Meter
+) -> grpc.RpcMethodHandler[Any, Any]:
     answer = getattr(implementation, _WORD.sub("_", method.name).lower())
     door = _Door(method, answer, meter)
     if inspect.isasyncgenfunction(answer):
@@ -86,7 +88,7 @@ class _Door:
                 message = await answer(self._parse(payload), Call(_caller(context), context))
                 outcome.code = "OK"
                 return message
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every failure becomes a status
                 outcome.code = _status_name(error)
                 await self._abort(context, error)
 
@@ -97,7 +99,7 @@ class _Door:
                 async for message in answer(self._parse(payload), Call(_caller(context), context)):
                     yield message
                 outcome.code = "OK"
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every failure becomes a status
                 outcome.code = _status_name(error)
                 await self._abort(context, error)
 
@@ -106,8 +108,8 @@ class _Door:
             return self._request.FromString(payload)
         except (DecodeError, UnicodeDecodeError) as error:
             raise Invalid(
-                f"the request of {self._method.name} cannot be read: it is no {self._method.input_type.name}, "
-                "or a text in it is not UTF-8"
+                f"the request of {self._method.name} cannot be read: "
+                f"it is no {self._method.input_type.name}, or a text in it is not UTF-8"
             ) from error
 
     async def _abort(self, context: Context, error: Exception) -> NoReturn:

@@ -84,7 +84,8 @@ class ModelService:
         except NotFound:
             return model_pb2.DeleteModelResponse(success=True, message=f"{begins} (0 record(s))")
         files = sum(removal.files_removed for removal in plan.removals)
-        said = f"{begins} ({len(plan.removals)} record(s)); {files} files, {format_bytes(plan.bytes_freed)} freed"
+        freed = format_bytes(plan.bytes_freed)
+        said = f"{begins} ({len(plan.removals)} record(s)); {files} files, {freed} freed"
         return model_pb2.DeleteModelResponse(success=True, message="; ".join([said, *plan.notes]))
 
     async def _find(self, ref: ModelRef, request: model_pb2.ModelFilesRequest, call: Call) -> HeldFiles:

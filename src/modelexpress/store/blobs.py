@@ -65,7 +65,9 @@ class Blobs:
         self._claims = claims
         self._owner = owner
 
-    async def obtain(self, repository: Repository, finding: Finding, source: Source, on_bytes: OnBytes) -> Obtained:
+    async def obtain(
+        self, repository: Repository, finding: Finding, source: Source, on_bytes: OnBytes
+    ) -> Obtained:
         """The file of `finding`, proven: as it stands on disk, or fetched from `source`.
 
         `on_bytes` hears each number of bytes that counts as done, negative when a reading is thrown
@@ -111,8 +113,12 @@ class Blobs:
                 _log.warning("%s of %s: %s; reading it once more", shown(entry.path), repository.name, error)
         raise AssertionError("unreachable: the last reading returns or raises")
 
-    async def _fetch(self, repository: Repository, entry: FileEntry, source: Source, counted: _Counted) -> Obtained:
-        partial = await _Partial.create(self._pool, self._layout.partials / unique_name(self._owner, ".part"), entry)
+    async def _fetch(
+        self, repository: Repository, entry: FileEntry, source: Source, counted: _Counted
+    ) -> Obtained:
+        partial = await _Partial.create(
+            self._pool, self._layout.partials / unique_name(self._owner, ".part"), entry
+        )
         try:
             async for piece in source.read(entry, ByteSpan(0, entry.size)):
                 await partial.append(piece)

@@ -64,7 +64,9 @@ def translate(error: OSError, what: str) -> MxError:
     """The domain error for an OSError met while doing `what`."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
-        return NoRoom(f"{what}: no space left{where}; free some with 'modelexpress cache prune' or 'cache rm'")
+        return NoRoom(
+            f"{what}: no space left{where}; free some with 'modelexpress cache prune' or 'cache rm'"
+        )
     hint = _HINTS.get(error.errno or 0, "check the cache directory")
     return StorageFailed(f"{what}: {error.strerror or error}{where}: {hint}")
 

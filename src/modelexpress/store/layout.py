@@ -107,7 +107,7 @@ def model_name_of(directory_name: str) -> str | None:
 
 
 def link_target(entry: FileEntry, digest: Digest) -> str:
-    """What a snapshot's link to a blob says: relative, so that the cache can be moved or mounted elsewhere."""
+    """What a snapshot's link says: relative, so that the cache can be moved or mounted elsewhere."""
     return "../" * (entry.path.count("/") + 2) + f"blobs/{digest.value}"
 
 

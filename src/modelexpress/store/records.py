@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HeldEntry:
-    """One proven file. `mtime_ns` is the file's time when it was proven: a different one means prove again."""
+    """One proven file. `mtime_ns` is the file's time when it was proven: another one means prove again."""
 
     proof: Proof
     mtime_ns: int
@@ -114,7 +114,9 @@ def _load(path: Path) -> SnapshotRecord | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, MxError) as error:
         # The blobs are still there and will be proven again; only the statement about them is lost.
-        _log.warning("record %s cannot be read (%s); the model will be checked again when asked for", path, error)
+        _log.warning(
+            "record %s cannot be read (%s); the model will be checked again when asked for", path, error
+        )
         return None
 
 

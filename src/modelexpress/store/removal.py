@@ -72,7 +72,7 @@ def plan_removal(
 
 
 def carry_out(layout: Layout, owner: str, plan: RepositoryRemoval, records: Records) -> None:
-    """Record, refs, snapshot links, blobs: after a crash at any step nothing here claims more than is true."""
+    """Record, refs, links, blobs: after a crash at any step nothing here claims more than is true."""
     for commit in plan.commits:
         records.delete(plan.ref, commit)
     for path in plan.refs:

@@ -38,7 +38,10 @@ class Finding:
 
 
 def survey(
-    repository: Repository, manifest: Manifest, entries: Iterable[FileEntry], records: Iterable[SnapshotRecord]
+    repository: Repository,
+    manifest: Manifest,
+    entries: Iterable[FileEntry],
+    records: Iterable[SnapshotRecord],
 ) -> list[Finding]:
     """Look at each of `entries`; `records` are those of all commits of the model."""
     known = list(records)
@@ -77,10 +80,14 @@ def is_untouched(path: Path, entry: FileEntry, held: HeldEntry) -> bool:
         status = path.stat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == entry.size and status.st_mtime_ns == held.mtime_ns
+    return (
+        stat.S_ISREG(status.st_mode) and status.st_size == entry.size and status.st_mtime_ns == held.mtime_ns
+    )
 
 
-def find_touched(repository: Repository, record: SnapshotRecord, entries: Iterable[FileEntry]) -> FileEntry | None:
+def find_touched(
+    repository: Repository, record: SnapshotRecord, entries: Iterable[FileEntry]
+) -> FileEntry | None:
     """The first of `entries` that is not proven or has changed since; None when all stand as proven."""
     folder = repository.snapshot(record.manifest.commit)
     for entry in entries:

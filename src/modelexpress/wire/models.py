@@ -19,9 +19,7 @@ _KINDS = {
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _SCHEMES = {ProviderKind.GCS: "gs://", ProviderKind.S3: "s3://"}
 
-NamedModel = (
-    model_pb2.ModelDownloadRequest | model_pb2.ModelFilesRequest | model_pb2.DeleteModelRequest
-)
+NamedModel = model_pb2.ModelDownloadRequest | model_pb2.ModelFilesRequest | model_pb2.DeleteModelRequest
 
 
 def to_ref(message: NamedModel) -> ModelRef:

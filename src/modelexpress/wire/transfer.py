@@ -105,7 +105,9 @@ def manifest_request(ref: ModelRef, commit: str) -> transfer_pb2.ManifestRequest
     return transfer_pb2.ManifestRequest(model=from_ref(ref.at(commit)))
 
 
-def to_page(commit: str, entries: Sequence[FileEntry], after: str, page_size: int) -> transfer_pb2.ManifestPage:
+def to_page(
+    commit: str, entries: Sequence[FileEntry], after: str, page_size: int
+) -> transfer_pb2.ManifestPage:
     """The page of `entries` (in path order) that begins behind the path `after`."""
     rest = [entry for entry in entries if entry.path > after]
     page = rest[:page_size]

@@ -29,7 +29,9 @@ def test_a_promise_shrinks_as_it_is_spent_and_goes_when_given_back() -> None:
     assert ledger.promised_bytes == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from("psg"), st.integers(0, 9), st.integers(-50, 200))), st.integers(0, 50))
+@given(
+    st.lists(st.tuples(st.sampled_from("psg"), st.integers(0, 9), st.integers(-50, 200))), st.integers(0, 50)
+)
 def test_never_more_is_promised_than_is_free(steps: list[tuple[str, int, int]], reserve: int) -> None:
     ledger, oracle, free = Ledger(reserve), dict[int, int](), 500
     for kind, which, amount in steps:

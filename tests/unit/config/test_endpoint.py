@@ -87,7 +87,7 @@ def test_what_is_no_address_is_refused_and_the_source_is_named(text: str, reason
 
 
 def test_a_variable_that_cannot_be_used_is_named() -> None:
-    with pytest.raises(Invalid, match="^env MX_SERVER_ADDRESS: .*TLS"):
+    with pytest.raises(Invalid, match=r"^env MX_SERVER_ADDRESS: .*TLS"):
         resolve_endpoint(None, {"MX_SERVER_ADDRESS": "https://server"})
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.config.desk import Desk
 
 from modelexpress.config.generate import (
     check_format,
@@ -18,7 +19,6 @@ from modelexpress.config.generate import (
 )
 from modelexpress.config.table import SETTINGS
 from modelexpress.domain.errors import Invalid, StorageFailed
-from tests.unit.config.desk import Desk
 
 ESTABLISHED = """\
 server:
@@ -82,7 +82,7 @@ def test_migration_keeps_every_value_of_another_versions_file(desk: Desk) -> Non
         "  port: 8101",
         "  metrics_port: 9999",
         "  directory: ./cache",
-        "  # max_size_bytes: '1000'",
+        "  # max_size_bytes: 1000",
         "    enabled: false",
         "      unused_threshold: 604800",
         "      max_models: 5",
@@ -116,9 +116,7 @@ def test_a_migrated_file_without_protection_starts(desk: Desk) -> None:
 
 def test_migrating_twice_changes_nothing_more() -> None:
     once = migrate(ESTABLISHED).text
-    assert migrate(once.replace("# max_size_bytes: '1000'", "# max_size_bytes:")).text == once.replace(
-        "  # Upper bound of the cache.\n  # max_size_bytes: '1000'\n", ""
-    )
+    assert migrate(once).text == once.replace("  # Upper bound of the cache.\n  # max_size_bytes: 1000\n", "")
     assert migrate(generate_default()).text == generate_default()
     assert migrate(generate_default()).warnings == ()
 
@@ -171,7 +169,7 @@ def test_patterns_survive_migration(desk: Desk) -> None:
 
 def test_what_is_no_settings_file_is_not_migrated() -> None:
     for text in ("{", "- a\n", "text"):
-        with pytest.raises(Invalid, match="^old.yaml:"):
+        with pytest.raises(Invalid, match=r"^old\.yaml:"):
             migrate(text, "old.yaml")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.unit.config.desk import Desk
 
 from modelexpress.config.initfile import find_init, init_path, write_init
 from modelexpress.domain.errors import Invalid, StorageFailed
-from tests.unit.config.desk import Desk
 
 
 def test_without_a_file_there_is_nothing_to_read(desk: Desk) -> None:
@@ -89,7 +89,7 @@ def test_values_that_are_not_read_from_here_are_a_warning_if_they_ask_for_someth
 )
 def test_a_file_that_lacks_a_key_or_is_none_is_refused(desk: Desk, text: str) -> None:
     desk.write_init(text)
-    with pytest.raises(Invalid, match="config.yaml"):
+    with pytest.raises(Invalid, match=r"config\.yaml"):
         find_init(desk.env)
 
 

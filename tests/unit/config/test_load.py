@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.config.desk import Desk
 
 from modelexpress.config.settings import value_of
 from modelexpress.config.table import SETTINGS
-from tests.unit.config.desk import Desk
 
 
 def test_without_any_source_every_setting_has_its_default(desk: Desk) -> None:
@@ -102,7 +102,8 @@ def test_the_file_of_another_version_at_its_defaults_needs_only_eviction_switche
         "    policy:\n      type: lru\n      unused_threshold: 604800\n      max_models: null\n"
         "      min_free_space_bytes: null\n    check_interval: 3600\n"
         "logging:\n  level: Info\n  format: Pretty\n  file: null\n  structured: false\n"
-        "security:\n  mode: off\n  token_audiences: []\n  allowed_service_accounts: []\n  cache_ttl_secs: 60\n"
+        "security:\n  mode: off\n  token_audiences: []\n  allowed_service_accounts: []\n"
+        "  cache_ttl_secs: 60\n"
     )
     desk.write(text)
     assert "modelexpress.yaml:9: cache.eviction.enabled: this version does not evict" in desk.refusal()
@@ -418,5 +419,6 @@ def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(desk: Des
 def test_an_unknown_variable_with_our_prefix_is_a_warning_with_the_nearest_name(desk: Desk) -> None:
     env = {"MODEL_EXPRESS_SERVR_PORT": "1", "MODEL_EXPRESS_ENVIRONMENT": "production", "OTHER": "x"}
     assert desk.load(env=env).warnings == (
-        "'MODEL_EXPRESS_SERVR_PORT' is set, but no such variable is read: did you mean MODEL_EXPRESS_SERVER_PORT?",
+        "'MODEL_EXPRESS_SERVR_PORT' is set, but no such variable is read: "
+        "did you mean MODEL_EXPRESS_SERVER_PORT?",
     )

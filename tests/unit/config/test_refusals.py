@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
+from tests.unit.config.desk import Desk
 
 from modelexpress.config.document import MAX_FILE_BYTES
-from tests.unit.config.desk import Desk
 
 
 def test_every_problem_is_listed_at_once_with_file_line_and_key(desk: Desk) -> None:
@@ -24,12 +25,13 @@ def test_every_problem_is_listed_at_once_with_file_line_and_key(desk: Desk) -> N
     assert sorted(lines[1:]) == sorted([
         "modelexpress.yaml:2: unknown key 'server.prt': did you mean 'server.port'?",
         "modelexpress.yaml:5: unknown key 'cache.evicton': did you mean 'cache.eviction'?",
-        "modelexpress.yaml:3: server.metrics_port: input should be a valid integer, unable to parse string as an "
-        "integer, not 'many'",
-        "flag --drain-seconds: server.drain_seconds: duration '-5' is negative: give seconds (90), a span (2h30m) "
-        "or ISO 8601 (PT2H30M)",
+        "modelexpress.yaml:3: server.metrics_port: input should be a valid integer, unable to parse string "
+        "as an integer, not 'many'",
+        "flag --drain-seconds: server.drain_seconds: duration '-5' is negative: give seconds (90), a span "
+        "(2h30m) or ISO 8601 (PT2H30M)",
         "modelexpress.yaml:9: unknown key 'pull.patterns[0].inclde': did you mean 'include'?",
-        "modelexpress.yaml:11: pull.patterns[1].weights: input should be 'all' or 'safetensors-first', not 'some'",
+        "modelexpress.yaml:11: pull.patterns[1].weights: input should be 'all' or 'safetensors-first', "
+        "not 'some'",
         "env MX_METADATA_BACKEND: registry.backend: 'redis' is not in this version: use sqlite",
     ])  # fmt: skip
 
@@ -49,7 +51,7 @@ def test_every_problem_is_listed_at_once_with_file_line_and_key(desk: Desk) -> N
         ("pull:\n  parallel_files: 65\n", "2: pull.parallel_files: input should be less than or equal to 64"),
         ("cache:\n  transfer_chunk_size: 4294967296\n", "2: cache.transfer_chunk_size: "),
         ("connection:\n  timeout_secs: 0\n", "2: connection.timeout_seconds: a duration of 0"),
-        ("cache:\n  eviction:\n    enabled: false\n    check_interval: 0\n", "4: cache.eviction.check_interval: a "),
+        ("cache:\n  eviction:\n    enabled: false\n    check_interval: 0\n", "4: cache.eviction.check_inter"),
         ("connection:\n  endpoint: [a]\n", "2: connection.endpoint: expected http://host:port"),
         ("server:\n  port: 1\n  port: 2\n", "3: duplicate key 'port': it is on line 2 too"),
         ("server:\n\tport: 1\n", "2: invalid YAML: a tab where YAML allows only spaces"),
@@ -84,7 +86,7 @@ def test_an_alias_repeats_a_value(desk: Desk) -> None:
 def test_aliases_that_unfold_without_end_are_refused(desk: Desk) -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     names = "abcdefghi"
-    for before, name in zip(names, names[1:], strict=False):
+    for before, name in itertools.pairwise(names):
         bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     desk.write(bomb)
     assert "aliases that unfold to too much" in desk.refusal()
@@ -137,10 +139,10 @@ def test_other_formats_are_refused_with_the_one_to_use(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("cache:\n  max_size_bytes: 1\n", "2: cache.max_size_bytes: this version does not limit the cache"),
-        ("cache:\n  eviction:\n    enabled: true\n", "3: cache.eviction.enabled: this version does not evict"),
-        ("cache:\n  eviction:\n    check_interval: 1h\n", "3: cache.eviction.check_interval: this version does"),
-        ("cache: {eviction: {policy: {max_models: 3}}}\n", "1: cache.eviction.policy.max_models: this version"),
+        ("cache:\n  max_size_bytes: 1\n", "2: cache.max_size_bytes: this version does not limit"),
+        ("cache:\n  eviction:\n    enabled: true\n", "3: cache.eviction.enabled: this version does"),
+        ("cache:\n  eviction:\n    check_interval: 1h\n", "3: cache.eviction.check_interval: this version"),
+        ("cache: {eviction: {policy: {max_models: 3}}}\n", "1: cache.eviction.policy.max_models: this"),
         ("security:\n  mode: enforce\n", "2: security.mode: 'enforce' is not in this version"),
         ("security:\n  token_audiences: [x]\n", "2: security.token_audiences: this version cannot check"),
         ("security:\n  allowed_service_accounts:\n  - namespace: a\n    service_account: b\n",

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from tests.unit.config.desk import Desk
+
 from modelexpress.config.show import show
 from modelexpress.config.table import settings_for
-from tests.unit.config.desk import Desk
 
 
 def test_every_setting_in_effect_has_a_row_with_its_value_and_origin(desk: Desk) -> None:

@@ -12,7 +12,8 @@ COMMIT = "0" * 40
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\\b", "a\0", "a\nb", "x" * 300, "a/" * 3000]
+    "path",
+    ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\\b", "a\0", "a\nb", "x" * 300, "a/" * 3000],
 )
 def test_paths_that_leave_the_snapshot_are_refused(path: str) -> None:
     with pytest.raises(Invalid):
@@ -47,7 +48,9 @@ def test_digests_are_read_back_as_they_were_written() -> None:
         assert Digest.parse(str(digest)) == digest
 
 
-@pytest.mark.parametrize("text", ["", "sha256:", "sha256:" + "g" * 64, "md5:" + "a" * 32, "sha256:" + "A" * 64])
+@pytest.mark.parametrize(
+    "text", ["", "sha256:", "sha256:" + "g" * 64, "md5:" + "a" * 32, "sha256:" + "A" * 64]
+)
 def test_other_texts_are_no_digests(text: str) -> None:
     with pytest.raises(Invalid):
         Digest.parse(text)

@@ -32,7 +32,8 @@ def test_branches_tags_pull_requests_and_commits_are_revisions(revision: str) ->
 
 
 @pytest.mark.parametrize(
-    "revision", ["", "..", "../x", "a/../b", "/etc", "a//b", "a/", "a\0", "a b", "a\\b", "-x", "x" * 300, "é", "a\n"]
+    "revision",
+    ["", "..", "../x", "a/../b", "/etc", "a//b", "a/", "a\0", "a b", "a\\b", "-x", "x" * 300, "é", "a\n"],
 )
 def test_revisions_that_could_leave_their_place_are_refused(revision: str) -> None:
     with pytest.raises(Invalid):

@@ -77,7 +77,9 @@ def test_hostile_patterns_are_refused(patterns: tuple[str, ...]) -> None:
 
 def test_readmes_and_pictures_are_ancillary_and_what_an_engine_reads_is_not() -> None:
     assert all(map(is_ancillary, ["README.md", "x/LICENSE.txt", ".gitattributes", "a/fig.PNG"]))
-    assert not any(map(is_ancillary, ["config.json", "merges.txt", "model.safetensors", "tokenizer.model", "m.py"]))
+    assert not any(
+        map(is_ancillary, ["config.json", "merges.txt", "model.safetensors", "tokenizer.model", "m.py"])
+    )
 
 
 def test_weight_suffixes_are_case_sensitive() -> None:

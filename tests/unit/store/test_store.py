@@ -33,7 +33,9 @@ OTHER = "2" * 40
 
 
 def sha256_entry(path: str, content: bytes) -> FileEntry:
-    return FileEntry(path, len(content), Digest(DigestKind.SHA256, hashlib.sha256(content).hexdigest()), "b" * 40)
+    return FileEntry(
+        path, len(content), Digest(DigestKind.SHA256, hashlib.sha256(content).hexdigest()), "b" * 40
+    )
 
 
 def git_entry(path: str, content: bytes) -> FileEntry:
@@ -151,7 +153,7 @@ async def test_wrong_bytes_are_read_once_more_and_then_refused(layout: Layout, b
 
     other = replace(entry, digest=Digest(DigestKind.SHA256, "0" * 64))
     twice = Listed(CONTENT, wrong, wrong)
-    with pytest.raises(Corrupt, match="model.safetensors"):
+    with pytest.raises(Corrupt, match=r"model\.safetensors"):
         await blobs.obtain(layout.repository(REF), finding(layout, other), twice, ignore)
     assert not list(layout.partials.iterdir())
     assert [p.name for p in layout.repository(REF).blobs.iterdir()] == [str(entry.digest).partition(":")[2]]
@@ -163,7 +165,9 @@ async def test_a_short_body_never_becomes_a_blob(layout: Layout, blobs: Blobs, c
     short = CONTENT[entry.path][:cut]
 
     with pytest.raises(Corrupt, match="bytes instead of"):
-        await blobs.obtain(layout.repository(REF), finding(layout, entry), Listed(CONTENT, short, short), ignore)
+        await blobs.obtain(
+            layout.repository(REF), finding(layout, entry), Listed(CONTENT, short, short), ignore
+        )
 
     assert not layout.repository(REF).blobs.exists()
 
@@ -177,7 +181,9 @@ async def test_a_cancelled_fetch_leaves_nothing(layout: Layout, blobs: Blobs) ->
             reached.set()
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(blobs.obtain(layout.repository(REF), finding(layout, entry), Endless(), ignore))
+    task = asyncio.create_task(
+        blobs.obtain(layout.repository(REF), finding(layout, entry), Endless(), ignore)
+    )
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -233,12 +239,16 @@ async def test_a_damaged_file_of_another_tool_is_fetched(layout: Layout, blobs: 
     assert source.readings == [entry.path] and blob.read_bytes() == CONTENT[entry.path]
 
 
-async def test_publication_is_the_standard_layout_and_done_twice_is_the_same(layout: Layout, blobs: Blobs) -> None:
+async def test_publication_is_the_standard_layout_and_done_twice_is_the_same(
+    layout: Layout, blobs: Blobs
+) -> None:
     record = await publish_all(layout, blobs)
     repository = layout.repository(REF)
     before = tree(repository.path)
 
-    Publisher(layout, Records(layout, "me"), "me").publish(Publication(repository, record, frozenset({"main"})))
+    Publisher(layout, Records(layout, "me"), "me").publish(
+        Publication(repository, record, frozenset({"main"}))
+    )
 
     assert tree(repository.path) == before
     assert before["refs/main"] == COMMIT.encode()
@@ -267,7 +277,9 @@ async def test_a_record_is_read_back_as_it_was_saved(layout: Layout, blobs: Blob
     assert list(Records(layout, "me").scan()) == [record]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "x"}', b"\xff"]
+)
 async def test_a_damaged_record_is_no_record(layout: Layout, blobs: Blobs, content: bytes) -> None:
     await publish_all(layout, blobs)
     layout.record(REF, COMMIT).write_bytes(content)
@@ -347,7 +359,9 @@ async def test_removing_a_snapshot_of_another_tool_removes_no_file(layout: Layou
     assert tree(repository.path) == before
 
 
-async def test_a_removal_torn_at_any_step_can_be_done_again(layout: Layout, blobs: Blobs, tmp_path: Path) -> None:
+async def test_a_removal_torn_at_any_step_can_be_done_again(
+    layout: Layout, blobs: Blobs, tmp_path: Path
+) -> None:
     await publish_all(layout, blobs)
     records = Records(layout, "me")
     plan = plan_removal(layout, REF, records, frozenset({COMMIT}), "")
@@ -372,7 +386,9 @@ def test_a_snapshot_of_another_tool_is_listed_by_its_links(layout: Layout) -> No
     manifest = read_foreign_manifest(repository, COMMIT)
 
     assert manifest is not None
-    assert [(e.path, e.size, e.digest) for e in manifest.files] == [(e.path, e.size, e.digest) for e in ENTRIES]
+    assert [(e.path, e.size, e.digest) for e in manifest.files] == [
+        (e.path, e.size, e.digest) for e in ENTRIES
+    ]
 
 
 def test_a_snapshot_with_a_dangling_link_is_not_whole(layout: Layout) -> None:
@@ -406,7 +422,9 @@ def test_a_sweep_takes_files_of_unknown_sessions_a_day_after_their_last_write(la
     assert sweep(layout, frozenset(), path.stat().st_mtime + 25 * 3600) == 5
 
 
-@pytest.mark.parametrize(("number", "kind"), [(28, NoRoom), (122, NoRoom), (30, StorageFailed), (5, StorageFailed)])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(28, NoRoom), (122, NoRoom), (30, StorageFailed), (5, StorageFailed)]
+)
 def test_disk_errors_are_told_in_our_words(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="writing x"), disk_errors("writing x"):
         raise OSError(number, os.strerror(number), "/some/where")

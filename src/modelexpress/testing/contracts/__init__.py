@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contract tests: subclass one for a new back end, provide its fixture, and the port's promises are checked."""
+"""Contract tests: subclass one for a new back end, and the port's promises are checked."""
 
 from modelexpress.testing.contracts.table import TableContract
 

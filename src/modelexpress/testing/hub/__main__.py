@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m modelexpress.testing.hub --directory DIR`: serve DIR/ORG/NAME/** as a Hub."""
+"""`python -m modelexpress.testing.hub --directory DIR`: serve DIR/ORG/NAME/** as a Hub.
+
+`GET /-/sent` tells how many bytes of files it has sent, as `{"bytes_sent": N}`.
+"""
 
 from __future__ import annotations
 

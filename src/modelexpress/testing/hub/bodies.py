@@ -31,7 +31,9 @@ async def send_file(
         if found is None:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size}"})
         span = found
-    is_partial = span != (0, file.size) or (wanted is not None and not (fault and fault.action == "ignore_range"))
+    is_partial = span != (0, file.size) or (
+        wanted is not None and not (fault and fault.action == "ignore_range")
+    )
     if is_partial:
         headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{file.size}"
     if fault is not None and fault.action == "etag":

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["api", "tree", "resolve", "body", "any"]
-Action = Literal["status", "reset", "truncate", "wrong_bytes", "throttle", "hold", "hang", "ignore_range", "etag"]
+Action = Literal[
+    "status", "reset", "truncate", "wrong_bytes", "throttle", "hold", "hang", "ignore_range", "etag"
+]
 
 
 @dataclass(eq=False)

@@ -128,6 +128,8 @@ class LocalHub:
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
         # The raw path: a file may be called '%2e', and a branch 'a/b' comes as 'a%2Fb'.
         parts = [unquote(part) for part in request.rel_url.raw_path.lstrip("/").split("/")]
+        if parts == ["-", "sent"]:
+            return web.json_response({"bytes_sent": self.log.bytes_sent})
         if parts[0] == "cdn":
             return await self._serve_signed(request, parts[1])
         if parts[:2] == ["api", "resolve-cache"]:
@@ -138,16 +140,24 @@ class LocalHub:
             return await self._api(request, parts[2:])
         if "resolve" in parts[1:3]:
             at = parts.index("resolve", 1)
-            return await self._resolve(request, "/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :]))
+            return await self._resolve(
+                request, "/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :])
+            )
         return web.Response(status=404, text="no such page")
 
     async def _api(self, request: web.Request, parts: list[str]) -> web.StreamResponse:
         words = ("revision", "tree", "refs", "paths-info", "auth-check")
         at = next((n for n, part in enumerate(parts) if n > 0 and part in words), len(parts))
-        name, word, rest = "/".join(parts[:at]), (parts + [""])[at] if at < len(parts) else "", parts[at + 1 :]
+        name, word, rest = (
+            "/".join(parts[:at]),
+            parts[at] if at < len(parts) else "",
+            parts[at + 1 :],
+        )
         kind: Kind = "tree" if word == "tree" else "api"
         entry, fault = self._begin(request, kind, name, "")
-        refusal = await self._refuse(request, name, fault, is_file=word in ("tree", "paths-info", "auth-check"))
+        refusal = await self._refuse(
+            request, name, fault, is_file=word in ("tree", "paths-info", "auth-check")
+        )
         if refusal is not None:
             return _noted(entry, refusal)
         return _noted(entry, await self._answer_api(request, self._repositories[name], word, rest))
@@ -168,9 +178,13 @@ class LocalHub:
                 return web.Response(status=404, text="no such route")
             return self._tree(request, repository, commit)
         if word == "paths-info":
-            form: Any = await request.json() if request.content_type.endswith("json") else await request.post()
+            form: Any = (
+                await request.json() if request.content_type.endswith("json") else await request.post()
+            )
             wanted = form["paths"] if isinstance(form, dict) else form.getall("paths")
-            return web.json_response([_tree_row(f) for p, f in repository.files(commit).items() if p in wanted])
+            return web.json_response(
+                [_tree_row(f) for p, f in repository.files(commit).items() if p in wanted]
+            )
         return web.json_response(_describe(repository, commit, has_blobs="blobs" in request.query))
 
     def _tree(self, request: web.Request, repository: Repository, commit: str) -> web.Response:
@@ -185,9 +199,7 @@ class LocalHub:
             headers["Link"] = f'<{following}>; rel="next"'
         return web.json_response(rows[start : start + size], headers=headers)
 
-    async def _resolve(
-        self, request: web.Request, name: str, revision: str, path: str
-    ) -> web.StreamResponse:
+    async def _resolve(self, request: web.Request, name: str, revision: str, path: str) -> web.StreamResponse:
         entry, fault = self._begin(request, "resolve", name, path)
         refusal = await self._refuse(request, name, fault, is_file=True)
         if refusal is not None:
@@ -202,11 +214,15 @@ class LocalHub:
         if file.sha256 is None:
             return _noted(entry, _redirect_small(repository, commit, file))
         if not self._options.has_cdn:
-            return await self._send(request, file, {**_lfs_headers(commit, file), "ETag": f'"{file.etag}"'}, entry)
+            return await self._send(
+                request, file, {**_lfs_headers(commit, file), "ETag": f'"{file.etag}"'}, entry
+            )
         signature = secrets.token_urlsafe(16)
         self._signed[signature] = (repository, file)
         location = f"{self.cdn_endpoint}/cdn/{signature}?Signature=secret"
-        return _noted(entry, web.Response(status=302, headers={**_lfs_headers(commit, file), "Location": location}))
+        return _noted(
+            entry, web.Response(status=302, headers={**_lfs_headers(commit, file), "Location": location})
+        )
 
     async def _serve_small(
         self, request: web.Request, name: str, commit: str, path: str
@@ -249,7 +265,9 @@ class LocalHub:
         token = _token(request)
         if token not in self._grants:
             return _error(401, "", "Invalid username or password.")
-        return web.json_response({"type": "user", "name": "tester", "auth": {"accessToken": {"role": "read"}}})
+        return web.json_response(
+            {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "read"}}}
+        )
 
     # -- access and faults
 
@@ -336,7 +354,11 @@ def _refs(repository: Repository) -> dict[str, Any]:
             {"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": sha} for n, sha in sorted(names.items())
         ]
 
-    return {"branches": rows(repository.branches, "heads"), "tags": rows(repository.tags, "tags"), "converts": []}
+    return {
+        "branches": rows(repository.branches, "heads"),
+        "tags": rows(repository.tags, "tags"),
+        "converts": [],
+    }
 
 
 def _tree_row(file: HubFile) -> dict[str, Any]:
