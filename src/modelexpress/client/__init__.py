@@ -3,7 +3,7 @@
 
 from modelexpress.client.async_client import AsyncClient, LocalSide
 from modelexpress.client.results import LocalModel, ServerHealth, ServerPulled, Transfer
-from modelexpress.client.strategy import Strategy
+from modelexpress.domain.strategy import Strategy
 from modelexpress.client.sync_client import SyncClient
 
 __all__ = [

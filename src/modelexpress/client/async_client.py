@@ -16,7 +16,7 @@ from modelexpress.client.rpc import Connection, Target
 from modelexpress.client.server_calls import ServerCalls
 from modelexpress.client.server_provider import ServerProvider
 from modelexpress.client.shared import find_shared_snapshot
-from modelexpress.client.strategy import Strategy
+from modelexpress.domain.strategy import Strategy
 from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.errors import NotFound, Unreachable
 from modelexpress.domain.held import HeldSnapshot, OnProgress, Pulled

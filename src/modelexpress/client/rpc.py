@@ -135,6 +135,9 @@ class Connection:
         kind = BY_CODE.get(code) if code else _BY_STATUS.get(error.code())
         if code is None and error.code() is grpc.StatusCode.UNAVAILABLE:
             return self._unreachable(text)
+        if code is None and error.code() is grpc.StatusCode.CANCELLED:
+            # We did not: a call of ours that we give up ends with CancelledError.
+            return Unreachable(f"the server at {self.target.url} broke the call off; it may be stopping")
         return (kind or Internal)(text)
 
 

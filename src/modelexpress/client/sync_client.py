@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from modelexpress.client.async_client import AsyncClient
 from modelexpress.client.results import CacheStats, LocalModel, ServerHealth, ServerPulled
-from modelexpress.client.strategy import Strategy
+from modelexpress.domain.strategy import Strategy
 from modelexpress.domain.held import HeldSnapshot, OnProgress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection

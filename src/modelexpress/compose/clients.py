@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,7 +19,6 @@ from modelexpress.compose import load_settings
 from modelexpress.compose.parts import cache_options, make_providers, memory_table
 from modelexpress.config.endpoint import parse_endpoint
 from modelexpress.config.load import Loaded
-from modelexpress.config.sources import DEFAULT
 from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.domain.held import CacheControl
 from modelexpress.domain.meter import NO_METER
@@ -27,6 +27,8 @@ from modelexpress.providers import Provider
 
 _TOKEN_PATH = "/var/run/secrets/tokens/modelexpress"  # where a cluster projects it by convention
 _TOKEN_TTL_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -39,7 +41,7 @@ async def open_client(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[c
 @asynccontextmanager
 async def open_control(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[CacheControl]:
     """The server's cache when an endpoint is configured, else the local directory."""
-    if loaded.origins["connection.endpoint"].kind == DEFAULT.kind:
+    if loaded.origins["connection.endpoint"].is_default:
         async with open_local(loaded, env) as control:
             yield control
     else:
@@ -113,7 +115,7 @@ class AsyncClient(clients.AsyncClient):
         *,
         cache_directory: str | os.PathLike[str] | None = None,
         shared_storage: bool | None = None,
-        timeout_seconds: float | None = None,
+        timeout_seconds: int | None = None,
     ) -> None:
         loaded = _load(endpoint, cache_directory, shared_storage, timeout_seconds)
         super().__init__(_target(loaded, os.environ), _local_side(loaded, os.environ))
@@ -131,7 +133,7 @@ class Client(clients.SyncClient):
         *,
         cache_directory: str | os.PathLike[str] | None = None,
         shared_storage: bool | None = None,
-        timeout_seconds: float | None = None,
+        timeout_seconds: int | None = None,
     ) -> None:
         loaded = _load(endpoint, cache_directory, shared_storage, timeout_seconds)
         super().__init__(make_async_client(loaded, os.environ))
@@ -141,7 +143,7 @@ def _load(
     endpoint: str | None,
     cache_directory: str | os.PathLike[str] | None,
     shared_storage: bool | None,
-    timeout_seconds: float | None,
+    timeout_seconds: int | None,
 ) -> Loaded:
     flags: dict[str, Any] = {
         "connection.endpoint": endpoint,
@@ -149,4 +151,7 @@ def _load(
         "cache.shared_storage": shared_storage,
         "connection.timeout_seconds": timeout_seconds,
     }
-    return load_settings("client", flags, os.environ)
+    loaded = load_settings("client", flags, os.environ)
+    for warning in loaded.warnings:
+        _log.warning("%s", warning)
+    return loaded

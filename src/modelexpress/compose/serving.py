@@ -15,6 +15,7 @@ from modelexpress.config.settings import Settings
 from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.observability.logs import configure
 from modelexpress.observability.metrics import Metrics, MetricsListener
+from modelexpress.providers.tokens import find_hub_token
 from modelexpress.server.app import ServerOptions
 from modelexpress.server.run import run_server
 
@@ -24,9 +25,14 @@ _log = logging.getLogger(__name__)
 def serve(loaded: Loaded, env: Mapping[str, str]) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises MxError when it cannot start."""
     logs = loaded.settings.logging
-    configure(logs.level, logs.format, logs.file, logs.quiet)
+    configure(logs.level, logs.format, logs.file)
     for warning in loaded.warnings:
         _log.warning("%s", warning)
+    if loaded.settings.access.server_token == "serve" and find_hub_token(env) is not None:
+        _log.info(
+            "callers without a token of their own are served with this server's Hub token; "
+            "access.server_token: refuse turns them away"
+        )
     asyncio.run(_serve(loaded, env))
     return 0
 

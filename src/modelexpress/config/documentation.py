@@ -70,7 +70,7 @@ def _meaning(setting: Setting) -> str:
         notes.append("The flag and the variable say the opposite: set, they mean false.")
     if setting.fallback_env:
         names = ", ".join(f"`{name}`" for name in setting.fallback_env)
-        notes.append(f"{names} count below the file.")
+        notes.append(f"{names} {'count' if len(setting.fallback_env) > 1 else 'counts'} below the file.")
     if setting.not_yet is not None:
         notes.append(f"**Refused:** {setting.not_yet}.")
     return " ".join(notes)

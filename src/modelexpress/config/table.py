@@ -22,7 +22,8 @@ class Setting:
     """One setting, by its dotted key. Names in `flags` and `env` stand in order of precedence.
 
     `aliases` are other keys that a file may use. `fallback_env` ranks below the file, right above the
-    default. `is_inverted`: flag and variables say the opposite of the key. `not_yet`: why this version
+    default. `is_inverted`: flag and variables say the opposite of the key. `is_switch`: the flag takes no
+    value. `not_yet`: why this version
     refuses any value that would change something; `default_text` describes a default that depends on
     the machine, for which `default` is None.
     """
@@ -38,6 +39,7 @@ class Setting:
     fallback_env: tuple[str, ...] = ()
     default_text: str | None = None
     is_inverted: bool = False
+    is_switch: bool = False
     not_yet: str | None = None
 
     @property
@@ -94,7 +96,7 @@ _CACHE_SETTINGS = (
         "cache.shared_storage", "true or false", True,
         "Whether the server's cache is also mounted here; if not, files are transferred.",
         flags=("--no-shared-storage",), env=("MODEL_EXPRESS_NO_SHARED_STORAGE",), roles=CLIENT,
-        is_inverted=True,
+        is_inverted=True, is_switch=True,
     ),
     Setting(
         "cache.transfer_chunk_size", "integer, bytes, 1 to 4294967295", 1_048_576,
@@ -153,7 +155,7 @@ _LOGGING_SETTINGS = (
     Setting(
         "logging.file", "path", None,
         "File that the log is appended to.",
-        env=("MODEL_EXPRESS_LOGGING_FILE",), default_text="none: standard output on the server",
+        env=("MODEL_EXPRESS_LOGGING_FILE",), default_text="none: standard error",
     ),
     Setting(
         "logging.structured", "true or false", False,
@@ -163,7 +165,7 @@ _LOGGING_SETTINGS = (
     Setting(
         "logging.quiet", "true or false", False,
         "Log errors only, and keep error texts off standard error.",
-        flags=("--quiet", "-q"), roles=CLIENT,
+        flags=("--quiet", "-q"), roles=CLIENT, is_switch=True,
     ),
 )  # fmt: skip
 
@@ -298,12 +300,24 @@ OTHER_ENVIRONMENT: tuple[EnvironmentName, ...] = (
     EnvironmentName("USERPROFILE", "the home directory where `HOME` is not set; else the account's own"),
     EnvironmentName("XDG_CACHE_HOME", "parent of the `huggingface` directory where `HF_HOME` is not set"),
     EnvironmentName("HF_TOKEN", "token for the Hub"),
-    EnvironmentName("HF_TOKEN_PATH", "file that holds the token for the Hub"),
-    EnvironmentName("HTTP_PROXY", "proxy for http origins"),
-    EnvironmentName("HTTPS_PROXY", "proxy for https origins"),
-    EnvironmentName("NO_PROXY", "hosts that are reached without a proxy"),
-    EnvironmentName("SSL_CERT_FILE", "certificate authorities to trust, as a PEM file"),
-    EnvironmentName("REQUESTS_CA_BUNDLE", "the same, where `SSL_CERT_FILE` is not set"),
+    EnvironmentName("HUGGING_FACE_HUB_TOKEN", "the same, where `HF_TOKEN` is not set"),
+    EnvironmentName("HF_TOKEN_PATH", "file that holds the token, where no variable does"),
+    EnvironmentName("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1, on, yes or true: no token is read from a file"),
+    EnvironmentName("HTTP_PROXY", "proxy for http origins; the lower-case name, where set, wins"),
+    EnvironmentName("HTTPS_PROXY", "proxy for https origins; lower case wins"),
+    EnvironmentName("ALL_PROXY", "proxy for origins that neither of the two is for; lower case wins"),
+    EnvironmentName("NO_PROXY", "hosts that are reached without a proxy; lower case wins"),
+    EnvironmentName("REQUESTS_CA_BUNDLE", "certificate authorities to trust, as a PEM file or a directory"),
+    EnvironmentName("CURL_CA_BUNDLE", "the same, where `REQUESTS_CA_BUNDLE` is not set"),
+    EnvironmentName("SSL_CERT_FILE", "the same, where neither of the two is set"),
+    EnvironmentName("SSL_CERT_DIR", "directory of certificate authorities, where none of the three is set"),
+    EnvironmentName(
+        "MX_AUTH_TOKEN_PATH",
+        "file whose content a client sends as its bearer token; `/var/run/secrets/tokens/modelexpress`",
+    ),
+    EnvironmentName("MX_AUTH_TOKEN_TTL_SECONDS", "age at which a client looks at that file again; 60"),
+    EnvironmentName("MX_METRICS_SCHEME", "the label `scheme` of `mx_build_info`"),
+    EnvironmentName("POD_NAME", "what this machine is called in the registry; else its host name"),
     EnvironmentName("MODEL_EXPRESS_S3_TIMEOUT_SECS", "of other versions; has no effect in this one"),
     EnvironmentName("MODEL_EXPRESS_MAX_RETRIES", "of other versions; has no effect"),
     EnvironmentName("MODEL_EXPRESS_RETRY_DELAY", "of other versions; has no effect"),

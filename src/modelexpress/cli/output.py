@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where words go: one result on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+
+import typer
+
+Document = Mapping[str, object]
+
+
+class Form(Enum):
+    """How a result is written."""
+
+    HUMAN = "human"
+    JSON = "json"
+    JSON_PRETTY = "json-pretty"
+
+
+class Output:
+    """The words of one command. `details` go into the error object, should there be one.
+
+    A program that reads standard output gets exactly one JSON document, whatever happens.
+    """
+
+    def __init__(self, form: Form = Form.HUMAN, is_quiet: bool = False) -> None:
+        self.form = form
+        self.is_quiet = is_quiet
+        self.details: dict[str, object] = {}
+        self.error_label = "Error"
+        self._has_result = False
+
+    @property
+    def is_human(self) -> bool:
+        """True when a person reads standard output."""
+        return self.form is Form.HUMAN
+
+    def result(self, document: Document, lines: Callable[[], Iterable[str]]) -> None:
+        """Write the command's result: `document` for programs, `lines` for people."""
+        self._has_result = True
+        if self.is_human:
+            for line in lines():
+                typer.echo(line)
+        else:
+            typer.echo(self._encode(document))
+
+    def note(self, text: str) -> None:
+        """Tell a person something beside the result, unless nobody wants to know."""
+        if not self.is_quiet:
+            typer.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Tell a person that something is not as it may seem."""
+        if not self.is_quiet:
+            typer.echo(f"{typer.style('Warning', fg='yellow')}: {text}", err=True)
+
+    def fail(self, code: str, text: str) -> None:
+        """Say what went wrong, in the form that was asked for."""
+        if self.is_human or self._has_result:
+            if not self.is_quiet:
+                typer.echo(f"{typer.style(self.error_label, fg='red', bold=True)}: {text}", err=True)
+            return
+        self._has_result = True
+        typer.echo(self._encode({**self.details, "success": False, "error": text, "code": code}))
+
+    def _encode(self, document: Document) -> str:
+        indent = 2 if self.form is Form.JSON_PRETTY else None
+        return json.dumps(document, sort_keys=True, ensure_ascii=False, indent=indent)
+
+
+def columns(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
+    """Aligned lines under their heads; the last column is as long as it is."""
+    table = [heads, *rows]
+    widths = [max(len(row[at]) for row in table) for at in range(len(heads))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
