@@ -16,7 +16,7 @@ from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Internal, NotFound
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.manifest import FileEntry, Manifest, Proof
-from modelexpress.domain.progress import Phase, Progress
+from modelexpress.domain.progress import Phase, Progress, format_bytes
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import Selection, is_ancillary
 from modelexpress.domain.spans import ByteSpan
@@ -182,6 +182,10 @@ class Pull:
                 )
             )
         await self._parts.remember(record)
+        seconds = self._parts.clock.monotonic() - self._started
+        name = f"{self._repository.name}@{manifest.commit[:12]}"
+        size = format_bytes(self._fetched)
+        _log.info("%s: %d files, %s fetched in %.1f s", name, len(chosen), size, seconds)
         self._parts.meter.count(
             "mx_origin_bytes_total", self._fetched, provider=self._request.ref.provider.value
         )

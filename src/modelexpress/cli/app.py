@@ -90,7 +90,9 @@ def _read_global_flags(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings file to read.")
     ] = None,
-    form: Annotated[Form, typer.Option("--format", "-f", help="How results are written.")] = Form.HUMAN,
+    form: Annotated[
+        Form, typer.Option("--format", "-f", help="How results are written: human, json or json-pretty.")
+    ] = Form.HUMAN,
     verbosity: Annotated[
         int,
         typer.Option("-v", count=True, show_default=False, help="Log more: -v info, -vv debug, -vvv trace."),
@@ -117,7 +119,10 @@ def _read_global_flags(
 
 def _help(
     context: typer.Context,
-    words: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", show_default=False)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]...", help="The words of the command.", show_default=False),
+    ] = None,
 ) -> None:
     """Show the help of a command."""
     here = context.find_root()

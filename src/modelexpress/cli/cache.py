@@ -152,7 +152,7 @@ def _remove(environment: Environment, plan: Plan, is_dry_run: bool, is_sure: boo
         if not is_sure:
             for line in _plan_lines(planned, "would remove"):
                 output.note(line)
-            if not typer.confirm("Remove?", err=True):
+            if not output.ask("Remove?"):
                 return planned, False
         return await plan(control, False), True
 

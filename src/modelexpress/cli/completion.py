@@ -47,7 +47,8 @@ _SCRIPTS = {Shell.BASH: _BASH, Shell.ZSH: _ZSH, Shell.FISH: _FISH}
 
 
 def completion(
-    context: typer.Context, shell: Annotated[Shell, typer.Argument(help="Your shell.", show_default=False)]
+    context: typer.Context,
+    shell: Annotated[Shell, typer.Argument(help="Your shell: bash, zsh or fish.", show_default=False)],
 ) -> None:
     """Print the completion script of a shell.
 

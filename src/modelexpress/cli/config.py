@@ -39,7 +39,8 @@ def show(
     context: typer.Context,
     has_origin: Annotated[bool, typer.Option("--origin", help="Say where each value came from.")] = False,
     role: Annotated[
-        Role | None, typer.Option("--role", help="Only what this side reads.", show_default=False)
+        Role | None,
+        typer.Option("--role", help="Only what this side reads: server or client.", show_default=False),
     ] = None,
 ) -> None:
     """Show the settings in effect."""

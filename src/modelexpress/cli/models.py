@@ -15,7 +15,7 @@ from modelexpress.cli.completion import complete_models
 from modelexpress.cli.environment import Environment, of, read_ref
 from modelexpress.cli.output import Document
 from modelexpress.cli.progress import shown_progress
-from modelexpress.cli.pulling import Wanted, describe, pull_model, tell_oddities
+from modelexpress.cli.pulling import STRATEGY_HELP, Wanted, describe, pull_model, tell_oddities
 from modelexpress.cli.verifying import as_document as verified_document
 from modelexpress.cli.verifying import verified_lines
 from modelexpress.domain.errors import MxError, NotFound
@@ -32,7 +32,11 @@ _Name = Annotated[
 ]
 _Provider = Annotated[
     ProviderKind,
-    typer.Option("--provider", "-p", help="Where the model was published; a scheme overrides it."),
+    typer.Option(
+        "--provider",
+        "-p",
+        help="Where it was published: hugging-face, ngc, gcs or s3; a scheme in the name overrides it.",
+    ),
 ]
 _Detailed = Annotated[bool, typer.Option("--detailed", help="More about each model.")]
 
@@ -66,7 +70,7 @@ def download(
     model: _Name,
     provider: _Provider = ProviderKind.HUGGING_FACE,
     strategy: Annotated[
-        Strategy, typer.Option("--strategy", "-s", help="From the server, the origin, or whichever answers.")
+        Strategy, typer.Option("--strategy", "-s", help=STRATEGY_HELP)
     ] = Strategy.SMART_FALLBACK,
     revision: Annotated[
         str | None, typer.Option("--revision", "-r", help="Branch, tag, refs/pr/N or commit.")
@@ -209,7 +213,7 @@ def clear_all(
     loaded = environment.load_client()
     if environment.output.is_human and not is_sure:
         question = f"Remove all models from {loaded.settings.cache.directory} and from the server?"
-        if not typer.confirm(question, err=True):
+        if not environment.output.ask(question):
             environment.output.note("nothing was removed")
             return
     done = asyncio.run(_clear_all(environment, loaded))

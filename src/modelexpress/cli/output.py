@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
@@ -56,6 +57,13 @@ class Output:
         """Tell a person that something is not as it may seem."""
         if not self.is_quiet:
             typer.echo(f"{typer.style('Warning', fg='yellow')}: {text}", err=True)
+
+    @staticmethod
+    def ask(question: str) -> bool:
+        """Ask a person; anything but yes, and silence, is no. Standard output stays clean."""
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def fail(self, code: str, text: str) -> None:
         """Say what went wrong, in the form that was asked for."""

@@ -9,7 +9,7 @@ import typer
 
 from modelexpress.cli.completion import complete_models
 from modelexpress.cli.environment import of
-from modelexpress.cli.pulling import Wanted, describe, pull_model, tell_oddities
+from modelexpress.cli.pulling import STRATEGY_HELP, Wanted, describe, pull_model, tell_oddities
 from modelexpress.domain.progress import format_bytes
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.domain.selection import Weights
@@ -37,10 +37,13 @@ def pull(
         list[str] | None, typer.Option("--exclude", metavar="GLOB", help="Not these files; may be repeated.")
     ] = None,
     weights: Annotated[
-        Weights | None, typer.Option("--weights", help="Which weight files.", show_default=False)
+        Weights | None,
+        typer.Option(
+            "--weights", help="Which weight files: all, none or safetensors-first.", show_default=False
+        ),
     ] = None,
     strategy: Annotated[
-        Strategy, typer.Option("--strategy", "-s", help="From the server, the origin, or whichever answers.")
+        Strategy, typer.Option("--strategy", "-s", help=STRATEGY_HELP)
     ] = Strategy.SMART_FALLBACK,
 ) -> None:
     """Pull a model and print where it is.

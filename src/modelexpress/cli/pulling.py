@@ -16,6 +16,10 @@ from modelexpress.domain.strategy import Strategy
 if TYPE_CHECKING:
     from modelexpress.client import AsyncClient, LocalModel
 
+STRATEGY_HELP = (
+    "server-only; direct, from the origin; or smart-fallback, from the origin when no server answers."
+)
+
 _STRATEGY_NAMES = {
     Strategy.SMART_FALLBACK: "SmartFallback",
     Strategy.SERVER_ONLY: "ServerOnly",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
@@ -19,10 +20,14 @@ def add_options(act: Callable[..., Any], role: Role) -> Callable[..., Any]:
     ]
     made = [_parameter(setting) for setting in _flagged(role)]
     signature = inspect.Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in fixed), *made])
-    changes = {"__signature__": signature, "__annotations__": {p.name: p.annotation for p in (*fixed, *made)}}
-    for name, value in changes.items():
-        setattr(act, name, value)
-    return act
+
+    @functools.wraps(act)
+    def act_on_words(**words: Any) -> Any:
+        return act(**words)
+
+    setattr(act_on_words, "__signature__", signature)  # noqa: B010 - no attribute that types know of
+    act_on_words.__annotations__ = {p.name: p.annotation for p in (*fixed, *made)}
+    return act_on_words
 
 
 def read_flags(role: Role, given: Mapping[str, Any]) -> dict[str, object]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from modelexpress.config.table import OTHER_ENVIRONMENT, SETTINGS, Setting
-from modelexpress.domain.errors import Invalid
+from modelexpress.domain.pages import replace_between
 
 SETTINGS_MARK = "settings"
 ENVIRONMENT_MARK = "environment"
@@ -29,17 +29,8 @@ def environment_table() -> str:
 
 def with_tables(page: str) -> str:
     """`page` with both tables as they should be, between their markers. Invalid without the markers."""
-    page = _between(page, SETTINGS_MARK, settings_table())
-    return _between(page, ENVIRONMENT_MARK, environment_table())
-
-
-def _between(page: str, mark: str, table: str) -> str:
-    begin, end = f"<!-- begin {mark} -->", f"<!-- end {mark} -->"
-    before, has_begin, rest = page.partition(begin)
-    _, has_end, after = rest.partition(end)
-    if not has_begin or not has_end:
-        raise Invalid(f"the page lacks the markers {begin} and {end}: put them where the table belongs")
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    page = replace_between(page, SETTINGS_MARK, settings_table())
+    return replace_between(page, ENVIRONMENT_MARK, environment_table())
 
 
 def _setting_row(setting: Setting) -> str:

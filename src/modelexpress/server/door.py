@@ -117,6 +117,8 @@ class _Door:
             number = secrets.token_hex(4)
             _log.exception("defect %s in %s", number, self._method.full_name, exc_info=error)
             error = Internal(f"the server met an error of its own (log entry {number}); please report it")
+        else:
+            _log.info("%s refused: %s: %s", self._method.name, error.code, error.message)
         await context.abort(status_of(error), detail_of(error), ((CODE_KEY, error.code),))
 
     @contextmanager
