@@ -78,8 +78,9 @@ def read_limited(path: Path, name: str) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or "unreadable"
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a NUL, which the system is never asked for.
+        reason = getattr(error, "strerror", None) or "unreadable"
         raise Invalid(f"{name}: cannot be read ({reason}): correct the path or its permissions") from None
     if len(content) > MAX_FILE_BYTES:
         raise Invalid(f"{name}: larger than 1 MiB: this is no settings file")

@@ -40,6 +40,7 @@ from modelexpress.domain.errors import Invalid
 from modelexpress.domain.refs import shown
 
 _ENDPOINT = "connection.endpoint"
+_LONGEST_NAME = 1024  # of a file, in messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,8 @@ def _check(reading: _Reading, given: dict[str, Given]) -> Settings:
 
 
 def _display(path: Path, cwd: Path) -> str:
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+    text = str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+    return text if text.isprintable() and len(text) < _LONGEST_NAME else shown(text)
 
 
 def _listed(problems: list[str]) -> str:

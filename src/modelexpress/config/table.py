@@ -238,7 +238,8 @@ _ORIGIN_SETTINGS = (
     ),
     Setting(
         "origin.max_attempts", "integer, 1 to 100", 8,
-        "How often a request is tried before its failure is reported.",
+        "How often a request is tried before its failure is reported; at most 4 times while the origin "
+        "was never reached.",
         env=("MODEL_EXPRESS_ORIGIN_MAX_ATTEMPTS",),
     ),
 )  # fmt: skip
