@@ -57,6 +57,10 @@ class ModelCache(LocalControl):
         hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
         if hit is not None:
             return landed(ref, chosen, hit)
+        if self._is_offline:
+            raise NotFound(
+                f"{ref} is not complete in this cache, and this process is offline; pull it once online"
+            )
         task, state = self._flights.join(key, revision, lambda state: self._pull(request, state))
         return Flight(ref, resolved.commit, chosen, task, state)
 
@@ -83,6 +87,10 @@ class ModelCache(LocalControl):
             raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
         paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
         return record.manifest.only(paths)
+
+    async def interrupt(self) -> None:
+        """Stop the running pulls, leaving no partial file; whoever waits for one hears why."""
+        await self._flights.close()
 
     async def check(self) -> None:
         """Raise the reason why this cache cannot do its work now, if there is one."""
@@ -180,6 +188,8 @@ class ModelCache(LocalControl):
         done = record.selections.get(request.selection.key) if record else None
         if record is None or done is None:
             return None
+        if not (record.is_listed_by_origin or request.is_stale or self._is_offline):
+            return None  # another tool may have brought a part of it; its origin can say so now
         repository = self._parts.layout.repository(request.ref)
         chosen = request.selection.choose(record.manifest.files)
         expected = [entry for entry in chosen if entry.path not in done.missing]

@@ -71,16 +71,16 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         stack.callback(pool.close)
         layout = Layout(options.root)
         volume = await pool.run(f"opening {options.root}", open_volume, layout, session.id)
+        claims = Claims(around.table, session, sessions, around.clock)
         dead: frozenset[str] = frozenset()
         if options.is_owner:
             dead = frozenset(await sessions.bury())
+            await claims.bury()
             await stack.enter_async_context(_owning(layout, around, session, pool))
         freed = await pool.run("sweeping leftovers", sweep, layout, dead, around.clock.wall())
         if freed:
             _log.info("removed %d bytes that interrupted pulls had left in %s", freed, options.root)
-        parts = _make_parts(
-            options, around, Claims(around.table, session, sessions, around.clock), pool, volume
-        )
+        parts = _make_parts(options, around, claims, pool, volume)
         access = Access(
             around.providers, options.access, around.clock, around.meter, options.freshness.is_offline
         )

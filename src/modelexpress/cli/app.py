@@ -15,7 +15,7 @@ import typer
 from modelexpress.cli import api, cache, completion, config, health, models, pull, serve
 from modelexpress.cli.environment import Environment, of, show_version
 from modelexpress.cli.exits import EXITS, FAILED, INTERRUPTED, OK, USAGE
-from modelexpress.cli.hoisting import hoist
+from modelexpress.cli.hoisting import hoist, split
 from modelexpress.cli.output import Form, Output
 from modelexpress.cli.setting_flags import add_options, read_flags
 from modelexpress.domain.errors import MxError
@@ -145,12 +145,12 @@ def _refuse(output: Output, error: Any) -> int:
 
 def _find_form(command: Any, arguments: list[str]) -> Form:
     """The form of results, also when the command line cannot be read as a whole."""
-    words = iter(hoist(command, arguments))
+    if getattr(command, "commands", None) is None:
+        return Form.HUMAN
+    words = iter(split(command, arguments)[0])
     names = {form.value: form for form in Form}
     for word in words:
         name, is_joined, value = word.partition("=")
-        if name in ("--format", "-f") and getattr(command, "commands", None):
+        if name in ("--format", "-f"):
             return names.get(value if is_joined else next(words, ""), Form.HUMAN)
-        if not word.startswith("-"):
-            break
     return Form.HUMAN

@@ -15,6 +15,12 @@ Command = Any
 
 def hoist(root: Command, arguments: list[str]) -> list[str]:
     """`arguments` with the flags of `root` in front, in their order, and the rest after them."""
+    front, rest = split(root, arguments)
+    return front + rest
+
+
+def split(root: Command, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The flags of `root` with their values, wherever they stand, and everything else."""
     own = _Flags(root)
     front: list[str] = []
     rest: list[str] = []
@@ -30,7 +36,7 @@ def hoist(root: Command, arguments: list[str]) -> list[str]:
             rest.append(word)
             here = _commands(here).get(word, here)
             flags = own if here is root else _Flags(here)
-    return front + rest
+    return front, rest
 
 
 class _Flags:
@@ -51,7 +57,7 @@ def _split(word: str, left: Iterator[str], here: _Flags, own: _Flags) -> Iterato
     name, has_value, _ = word.partition("=")
     if word.startswith("--"):
         known = _find(name, here, own)
-        is_own = known is own and here is not own and name != "--help"
+        is_own = known is own and name != "--help"
         yield is_own, word
         if known is not None and known.takes_value[name] and not has_value:
             yield from ((is_own, value) for value in _next(left))
@@ -64,7 +70,7 @@ def _split_letters(word: str, left: Iterator[str], here: _Flags, own: _Flags) ->
     for at, letter in enumerate(word[1:], start=1):
         name = f"-{letter}"
         known = _find(name, here, own)
-        is_own = known is own and here is not own and name != "-h"
+        is_own = known is own and name != "-h"
         if known is None:
             yield False, f"-{word[at:]}"
             return

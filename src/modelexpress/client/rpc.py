@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from modelexpress.client.auth import TokenFile
 from modelexpress.domain.errors import (
     BY_CODE,
+    Cancelled,
     Corrupt,
     Forbidden,
     Internal,
@@ -78,6 +79,11 @@ class Connection:
         """Close the channel; calls in flight fail."""
         await self._channel.close()
 
+    @property
+    def is_ready(self) -> bool:
+        """True while the server is connected; False once it has gone, also if it may be back."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
     async def connect(self) -> None:
         """Return when the server answers. Raises Unreachable after the timeout, or at the first refusal."""
         try:
@@ -96,6 +102,9 @@ class Connection:
             return result
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
 
     async def stream(self, method: str, request: Message, answer: type[M]) -> AsyncIterator[M]:
         """One streaming call. It has no deadline: the caller sees progress and decides."""
@@ -108,6 +117,9 @@ class Connection:
                 yield message
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
         finally:
             call.cancel()
 
@@ -122,6 +134,12 @@ class Connection:
             if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
                 raise self._unreachable("the connection was refused or the name is unknown")
             await self._channel.wait_for_state_change(state)
+
+    def _raise_if_closed(self) -> None:
+        # gRPC tells callers of a closed channel that they were cancelled, which they were not.
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            raise Cancelled(f"the connection to {self.target.url} was closed during this call") from None
 
     def _unreachable(self, cause: str) -> Unreachable:
         return Unreachable(

@@ -15,6 +15,7 @@ from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import MxError
 from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.registry.port import Row, Table
+from modelexpress.registry.rows import scan_all
 from modelexpress.registry.sessions import Session, Sessions
 
 FORMAT = 1
@@ -56,6 +57,13 @@ class Claims:
     async def release(self, claim: Claim) -> None:
         """Give the claim back; one that another session has taken over is left to it."""
         await self._table.delete(claim.row.key, claim.row.version)
+
+    async def bury(self) -> int:
+        """Delete the claims of dead sessions, which nobody may ever ask for again; how many."""
+        buried = 0
+        async for row in scan_all(self._table, _PREFIX):
+            buried += await self._is_free(row) and await self._table.delete(row.key, row.version)
+        return buried
 
     async def is_mine(self, claim: Claim) -> bool:
         """True while nobody has taken the claim over."""

@@ -118,6 +118,6 @@ def _read(row: Row) -> Holding | None:
         if content.pop("format") > FORMAT:
             return None
         return Holding(**{**content, "selections": tuple(content["selections"])})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning("holding %s cannot be read (%s); it is rebuilt at the next start", row.key, error)
         return None

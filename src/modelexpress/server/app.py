@@ -29,6 +29,7 @@ from modelexpress.server.streaming import FileStreamer
 from modelexpress.wire import api_pb2, cache_pb2, model_pb2, transfer_pb2
 from modelexpress.wire import health_pb2 as mx_health_pb2
 
+_LAST_WORDS_SECONDS = 1.0  # for telling those who still wait, once the time to finish is over
 _MOST_REQUEST_BYTES = 4 * 1024 * 1024
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # else a second server on the port would take half of the calls, silently
@@ -83,14 +84,38 @@ async def open_server(
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     port = _bind(server, options)
     await server.start()
+    grace_seconds = 0.0  # after an error or a second signal nobody is waited for
     try:
         async with _announcing(readiness, standard_health, names), readiness.watched():
-            yield Listening(options.host, port, readiness)
-            readiness.drain()
+            try:
+                yield Listening(options.host, port, readiness)
+            finally:
+                readiness.drain()
+        grace_seconds = options.drain_seconds
     finally:
-        await standard_health.enter_graceful_shutdown()
-        await server.stop(options.drain_seconds)
-        streamer.close()
+        try:
+            await _stop(server, cache, standard_health, grace_seconds)
+        finally:
+            streamer.close()
+
+
+async def _stop(
+    server: grpc.aio.Server, cache: ServedCache, servicer: health.aio.HealthServicer, drain_seconds: float
+) -> None:
+    """Let running calls finish; who still waits for a pull then hears why it ends, before calls are cut."""
+    stopping = asyncio.create_task(_drain(server, servicer, drain_seconds + _LAST_WORDS_SECONDS))
+    try:
+        await asyncio.wait({stopping}, timeout=drain_seconds)
+    finally:  # also when a second signal ends the waiting
+        await cache.interrupt()
+        await asyncio.wait({stopping}, timeout=_LAST_WORDS_SECONDS)
+        await server.stop(None)
+        await stopping
+
+
+async def _drain(server: grpc.aio.Server, servicer: health.aio.HealthServicer, grace_seconds: float) -> None:
+    await servicer.enter_graceful_shutdown()
+    await server.stop(grace_seconds)
 
 
 def _services(

@@ -59,6 +59,10 @@ class ServedCache(CacheControl, Protocol):
         """The files of a complete selection; None: the whole listing."""
         ...
 
+    async def interrupt(self) -> None:
+        """Stop the running pulls; whoever waits for one hears why."""
+        ...
+
     async def check(self) -> None:
         """Raise the reason why the cache cannot do its work, if there is one."""
         ...

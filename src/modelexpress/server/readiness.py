@@ -13,6 +13,7 @@ from modelexpress.server.port import ServedCache
 
 _LOOK_SECONDS = 5.0
 _DEADLINE_SECONDS = 10.0
+_STOPPING = "stopping"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Readiness:
 
     def drain(self) -> None:
         """Say that the server is stopping."""
-        self._set("stopping")
+        self._set(_STOPPING)
 
     async def _look_on(self) -> None:
         while True:
@@ -61,9 +62,11 @@ class Readiness:
             self._set(None)
 
     def _set(self, problem: str | None) -> None:
-        if problem == self.problem or self.problem == "stopping":
+        if problem == self.problem or self.problem == _STOPPING:
             return
-        if problem is not None:
+        if problem == _STOPPING:
+            _log.info("not ready: %s", problem)
+        elif problem is not None:
             _log.warning("not ready: %s", problem)
         was_ready, self.problem = self.problem is None, problem
         if was_ready != (problem is None):
