@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -21,7 +20,6 @@ _PERSONAL = re.compile(
     re.IGNORECASE,
 )
 _KEPT = "OUTER_"
-_PROPERTY_TESTS = Path(__file__).parent / "property"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,13 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
     count = os.environ.get("PROOF_COUNT")
     settings.register_profile("prove", max_examples=int(count or 1), deadline=None, print_blob=True)
     settings.load_profile("prove" if count else "sample")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under property/ is a proof by number."""
-    for item in items:
-        if _PROPERTY_TESTS in item.path.parents:
-            item.add_marker("prove")
 
 
 @pytest.fixture

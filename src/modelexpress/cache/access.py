@@ -11,7 +11,7 @@ from enum import Enum
 
 from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unreachable, Unsupported
+from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
@@ -63,23 +63,26 @@ class Access:
         is here yet, so that the origin itself will decide. Without it, bytes that were pulled with
         another caller's token would be open to everybody.
         """
-        if caller.hub_token is not None:
-            await self._check_token(caller, ModelRef(ref.provider, ref.name))
-        elif self._rules.server_token is ServerToken.REFUSE:
+        if self._rules.server_token is ServerToken.REFUSE and caller.hub_token is None:
             raise Unauthenticated(
                 f"reading {ref.name} needs a token of your own here (access.server_token is 'refuse'): "
                 "send it as x-hf-token"
             )
-        else:
+        if caller.hub_token is None:
             self._meter.count("mx_anonymous_reads_total")
-            if not is_served_here:
-                await self._check_server(ref)
+        if self._rules.server_token is ServerToken.SERVE and is_served_here:
+            return  # open to callers without any token, so no token needs to be asked about
+        if caller.hub_token is not None:
+            await self._check_token(caller, ModelRef(ref.provider, ref.name))
+        else:
+            await self._check_server(ref)
 
     async def _check_token(self, caller: Caller, repository: ModelRef) -> None:
         key = (hashlib.sha256((caller.hub_token or "").encode()).hexdigest(), repository)
         known = self._answers.get(key)
-        now = self._clock.monotonic()
-        if known is None or now >= known[1]:
+        if known is None or self._clock.monotonic() >= known[1]:
+            if self._is_offline:
+                raise Forbidden(f"nobody can be asked offline whether this token may read {repository.name}")
             allowed = await self._ask_once(key, caller)
         else:
             allowed = known[0]
@@ -97,12 +100,7 @@ class Access:
 
     async def _ask(self, key: tuple[str, ModelRef], caller: Caller) -> bool:
         repository = key[1]
-        try:
-            allowed = await get_provider(self._providers, repository).may_read(repository, caller)
-        except Unreachable:
-            if self._rules.server_token is ServerToken.SERVE:
-                return True  # a caller without any token would be served too
-            raise
+        allowed = await get_provider(self._providers, repository).may_read(repository, caller)
         self._remember(key, allowed)
         return allowed
 

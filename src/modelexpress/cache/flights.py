@@ -13,6 +13,8 @@ from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.selection import Selection
 
+Confirm = Callable[[], Awaitable[None]]
+
 _INTERRUPTED = "the server is stopping; ask again when it is back, what was proven is kept"
 
 
@@ -40,7 +42,8 @@ class Flight:
     """One caller's view of a pull that runs, or of an answer that is there already.
 
     Letting go of it, or being cancelled while waiting, does not end the pull: others may wait for
-    it, and what it brings is wanted the next time too.
+    it, and what it brings is wanted the next time too. `confirm` is asked before the result is given
+    out: it raises when this caller may not have what another one's pull brought.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Flight:
         selection: Selection,
         ending: asyncio.Future[Pulled],
         state: PullState,
+        confirm: Confirm | None = None,
     ) -> None:
         self.ref = ref
         self.commit = commit
         self.selection = selection
         self._ending = ending
         self._state = state
+        self._confirm = confirm
 
     @property
     def is_done(self) -> bool:
@@ -73,7 +78,10 @@ class Flight:
         await asyncio.wait({self._ending})
         if self._ending.cancelled():
             raise Cancelled(f"pull of {self.ref} was stopped: {self._state.cancel_reason}")
-        return self._ending.result()
+        pulled = self._ending.result()
+        if self._confirm is not None:
+            await self._confirm()
+        return pulled
 
 
 class Flights:
@@ -130,9 +138,9 @@ async def _run(start: Callable[[PullState], Awaitable[Pulled]], state: PullState
     return await start(state)
 
 
-def landed(ref: ModelRef, selection: Selection, pulled: Pulled) -> Flight:
+def landed(ref: ModelRef, selection: Selection, pulled: Pulled, confirm: Confirm | None = None) -> Flight:
     """A flight that has ended before it began: everything was here."""
     ending: asyncio.Future[Pulled] = asyncio.get_running_loop().create_future()
     ending.set_result(pulled)
     key = FlightKey(ref.provider, ref.name, pulled.manifest.commit, selection.key)
-    return Flight(ref, pulled.manifest.commit, selection, ending, PullState(key))
+    return Flight(ref, pulled.manifest.commit, selection, ending, PullState(key), confirm)

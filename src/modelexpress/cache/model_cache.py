@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelexpress.cache.access import Access, get_provider
 from modelexpress.cache.control import LocalControl
-from modelexpress.cache.flights import Flight, FlightKey, Flights, PullState, landed
+from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import Pull, PullRequest, describe
@@ -48,7 +48,7 @@ class ModelCache(LocalControl):
         it begins; what goes wrong later is raised by `Flight.result`.
         """
         get_provider(self._parts.providers, ref)
-        await self._check_access(ref, caller)
+        confirm = await self._check_access(ref, caller)
         resolved = Resolved(commit) if commit is not None else await self._freshness.resolve(ref, caller)
         chosen = selection if selection is not None else self._parts.rules.selection_for(ref.name)
         request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
@@ -56,13 +56,13 @@ class ModelCache(LocalControl):
         key = FlightKey(ref.provider, ref.name, resolved.commit, chosen.key)
         hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
         if hit is not None:
-            return landed(ref, chosen, hit)
+            return landed(ref, chosen, hit, confirm)
         if self._is_offline:
             raise NotFound(
                 f"{ref} is not complete in this cache, and this process is offline; pull it once online"
             )
         task, state = self._flights.join(key, revision, lambda state: self._pull(request, state))
-        return Flight(ref, resolved.commit, chosen, task, state)
+        return Flight(ref, resolved.commit, chosen, task, state, confirm)
 
     async def held_files(self, ref: ModelRef, selection: Selection, caller: Caller) -> HeldFiles:
         """The proven files of a model that are here, by path; the origin is not asked.
@@ -134,13 +134,24 @@ class ModelCache(LocalControl):
             self._parts.meter.count("mx_pulls_total", provider=provider, outcome=outcome)
             self._parts.meter.observe("mx_pull_seconds", time.monotonic() - started, provider=provider)
 
-    async def _check_access(self, ref: ModelRef, caller: Caller) -> None:
-        is_served_here = True
-        if caller.hub_token is None:
-            what = f"reading the records of {ref.name}"
-            records = await self._parts.pool.run(what, self._parts.records.find_all, ref)
-            is_served_here = not records or any(record.is_read_by_server for record in records)
-        await self._access.check(caller, ref, is_served_here)
+    async def _check_access(self, ref: ModelRef, caller: Caller) -> Confirm | None:
+        """Raise unless `caller` may read it; the check to repeat at the end if nothing is known yet.
+
+        Without a token, a cold pull is decided by the origin for whoever began it. Another caller that
+        joined it is judged when the record says with whose token it was read.
+        """
+        what = f"reading the records of {ref.name}"
+        records = await self._parts.pool.run(what, self._parts.records.find_all, ref)
+        held = [record for record in records if record.held]
+        is_open = any(record.is_read_by_server for record in held)
+        await self._access.check(caller, ref, is_open or (not held and caller.hub_token is None))
+        if held or caller.hub_token is not None:
+            return None
+
+        async def confirm() -> None:
+            await self._check_access(ref, caller)
+
+        return confirm
 
     async def _ask_origin(self, ref: ModelRef, caller: Caller) -> str:
         return await get_provider(self._parts.providers, ref).resolve(ref, caller)

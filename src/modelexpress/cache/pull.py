@@ -8,12 +8,12 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from modelexpress.cache.access import get_provider
+from modelexpress.cache.access import get_provider, is_outage
 from modelexpress.cache.flights import PullState
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.space import OnSpend
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Internal, NotFound
+from modelexpress.domain.errors import Internal, MxError, NotFound
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.manifest import FileEntry, Manifest, Proof
 from modelexpress.domain.progress import Phase, Progress, format_bytes
@@ -67,6 +67,7 @@ class Pull:
         self._missing: list[str] = []
         self._started = parts.clock.monotonic()
         self._fetched = 0
+        self._is_open = False  # whether everything of this model that is here was read by the server
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
@@ -86,7 +87,38 @@ class Pull:
         known = await self._find_record()
         if known is not None and known.is_listed_by_origin:
             return known.manifest
-        return await self._provider.list_files(self._request.ref, self._request.commit, self._request.caller)
+        request = self._request
+        try:
+            manifest = await self._provider.list_files(request.ref, request.commit, request.caller)
+        except MxError as error:
+            if known is None or request.selection.key not in known.selections or not is_outage(error):
+                raise
+            return known.manifest  # as complete as its record says
+        if known is not None:
+            await self._relist(manifest)
+        return manifest
+
+    async def _relist(self, manifest: Manifest) -> None:
+        """Put the origin's listing in place of one that was read off a directory and may lack files."""
+        async with self._parts.turns.of(self._repository.name):
+            record = await self._find_record()
+            if record is None or record.is_listed_by_origin:
+                return
+            said = {entry.path: entry.digest for entry in record.manifest.files}
+            same = {entry.path for entry in manifest.files if said.get(entry.path) == entry.digest}
+            record = replace(
+                record,
+                manifest=self._new_record(manifest).manifest,
+                is_listed_by_origin=True,
+                held={path: held for path, held in record.held.items() if path in same},
+                selections={},
+            )
+            await self._save(record)
+
+    async def _save(self, record: SnapshotRecord) -> None:
+        await self._parts.pool.run(
+            f"saving the record of {self._request.ref}", self._parts.records.save, record
+        )
 
     async def _find_record(self) -> SnapshotRecord | None:
         ref, commit = self._request.ref, self._request.commit
@@ -101,6 +133,7 @@ class Pull:
 
     def _survey_blocking(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
         records = self._parts.records.find_all(self._request.ref)
+        self._is_open = all(record.is_read_by_server for record in records if record.held)
         return survey(self._repository, manifest, chosen, records)
 
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
@@ -110,15 +143,12 @@ class Pull:
             record = await self._find_record() or self._new_record(manifest)
             if all(record.owned.get(path) == claim for path, claim in owned.items()):
                 return
-            record = replace(record, owned={**record.owned, **owned})
-            await self._parts.pool.run(
-                f"saving the record of {self._request.ref}", self._parts.records.save, record
-            )
+            await self._save(replace(record, owned={**record.owned, **owned}))
 
     def _new_record(self, manifest: Manifest) -> SnapshotRecord:
         return SnapshotRecord(
             Manifest(ModelRef(manifest.ref.provider, manifest.ref.name), manifest.commit, manifest.files),
-            is_read_by_server=self._request.caller.hub_token is None,
+            is_read_by_server=False,
         )
 
     def _begin_counting(self, chosen: Sequence[FileEntry]) -> None:
@@ -199,10 +229,12 @@ class Pull:
         lost = [e.path for e in chosen if e.path not in held and e.path not in done.missing]
         if lost:
             raise Internal(f"{self._request.ref}: {shown(lost[0])} was not obtained and not reported missing")
+        # What another caller's token brought is not the server's because somebody without one asks.
+        is_server = self._request.caller.hub_token is None and (self._fetched > 0 or self._is_open)
         return replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
-            is_read_by_server=record.is_read_by_server or self._request.caller.hub_token is None,
+            is_read_by_server=record.is_read_by_server or is_server,
             held=held,
             owned={**{p: Owned() for p in digests}, **record.owned},
             selections={**record.selections, self._request.selection.key: done},

@@ -3,8 +3,8 @@
 
 from modelexpress.client.async_client import AsyncClient, LocalSide
 from modelexpress.client.results import LocalModel, ServerHealth, ServerPulled, Transfer
-from modelexpress.domain.strategy import Strategy
 from modelexpress.client.sync_client import SyncClient
+from modelexpress.domain.strategy import Strategy
 
 __all__ = [
     "AsyncClient",

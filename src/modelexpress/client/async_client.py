@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -16,16 +17,18 @@ from modelexpress.client.rpc import Connection, Target
 from modelexpress.client.server_calls import ServerCalls
 from modelexpress.client.server_provider import ServerProvider
 from modelexpress.client.shared import find_shared_snapshot
-from modelexpress.domain.strategy import Strategy
 from modelexpress.domain.caller import ANONYMOUS, Caller
-from modelexpress.domain.errors import NotFound, Unreachable
+from modelexpress.domain.errors import Forbidden, NotFound, Unauthenticated, Unreachable
 from modelexpress.domain.held import HeldSnapshot, OnProgress, Pulled
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.selection import Selection
+from modelexpress.domain.strategy import Strategy
 from modelexpress.providers import Provider
 
 _UPDATE_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
 
 OpenOrigins = Callable[[], AbstractAsyncContextManager[ModelCache]]
 OpenWith = Callable[[Mapping[ProviderKind, Provider]], AbstractAsyncContextManager[ModelCache]]
@@ -93,7 +96,9 @@ class AsyncClient:
         self, model: ModelRef | str, selection: Selection | None = None, on_progress: OnProgress | None = None
     ) -> ServerPulled:
         """Let the server have the model; nothing is brought to this machine."""
-        return await (await self._connect()).pull(as_ref(model), selection, on_progress or _ignore)
+        return await self._pull_at_server(
+            await self._connect(), as_ref(model), selection, on_progress or _ignore
+        )
 
     async def pull(
         self,
@@ -116,7 +121,7 @@ class AsyncClient:
             if strategy is Strategy.SERVER_ONLY:
                 raise
             return await self._pull_direct(ref, selection, report)
-        at_server = await calls.pull(ref, selection, report)
+        at_server = await self._pull_at_server(calls, ref, selection, report)
         path = await self._find_shared(calls, ref, at_server)
         if path is not None:
             return _local_model(ref, at_server, path)
@@ -129,7 +134,7 @@ class AsyncClient:
         return (await self._open())[1]
 
     async def _open(self) -> tuple[Connection, ServerCalls]:
-        if self._connected is None:
+        if self._connected is None or not self._connected[0].is_ready:
             connection = Connection(self._target)
             try:
                 await connection.connect()
@@ -139,6 +144,28 @@ class AsyncClient:
             await self._stack.enter_async_context(connection)
             self._connected = connection, ServerCalls(connection, self._local.chunk_bytes)
         return self._connected
+
+    async def _pull_at_server(
+        self, calls: ServerCalls, ref: ModelRef, selection: Selection | None, report: OnProgress
+    ) -> ServerPulled:
+        """Let the server pull; once more with this user's Hub token when it says that one is needed."""
+        try:
+            return await calls.pull(ref, selection, report)
+        except (Unauthenticated, Forbidden) as error:
+            if not self._take_hub_token():
+                raise
+            _log.info("%s; asking again with the Hub token of this user", error.message)
+        return await calls.pull(ref, selection, report)
+
+    def _take_hub_token(self) -> bool:
+        """From now on send the token that can be found; False when there is no new one."""
+        if self._target.hub_token is not None or self._target.find_hub_token is None:
+            return False
+        token = self._target.find_hub_token()
+        if token is None or self._connected is None:
+            return False
+        self._target = self._connected[0].target = replace(self._target, hub_token=token)
+        return True
 
     async def _find_shared(self, calls: ServerCalls, ref: ModelRef, at_server: ServerPulled) -> Path | None:
         if not self._local.is_shared:

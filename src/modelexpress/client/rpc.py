@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -49,7 +49,11 @@ _BY_STATUS: dict[grpc.StatusCode, type[MxError]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the server is and how long one answer may take; `hub_token` goes with every call."""
+    """Where the server is and how long one answer may take.
+
+    `hub_token` goes with every call. `find_hub_token` is asked for one when the server says that a
+    model needs it, so that a token crosses the wire for no other model.
+    """
 
     host: str
     port: int
@@ -57,6 +61,7 @@ class Target:
     timeout_seconds: float = 30.0
     token_file: TokenFile | None = None
     hub_token: str | None = field(default=None, repr=False)
+    find_hub_token: Callable[[], str | None] | None = None
 
 
 class Connection:

@@ -6,15 +6,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, TypeVar
 
 from modelexpress.client.async_client import AsyncClient
 from modelexpress.client.results import CacheStats, LocalModel, ServerHealth, ServerPulled
-from modelexpress.domain.strategy import Strategy
+from modelexpress.domain.errors import Cancelled, Invalid
 from modelexpress.domain.held import HeldSnapshot, OnProgress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.domain.strategy import Strategy
 
 T = TypeVar("T")
 
@@ -41,13 +43,14 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connection and end the thread; calls of other threads end with Cancelled."""
+        self._check_thread()
         with self._starting:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -89,17 +92,35 @@ class SyncClient:
         return self._call(self._client.pull(model, selection, strategy, on_progress))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        try:
+            self._check_thread()
+        except Invalid:
+            coroutine.close()
+            raise
+        with self._starting:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
         try:
             return future.result()
+        except CancelledError:
+            raise Cancelled(f"the client of {self.endpoint} was closed while this call was running") from None
         except BaseException:
             future.cancel()  # Ctrl-C in the caller's thread ends the call in ours
             raise
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="mx-client", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="mx-client", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    async def _end(self) -> None:
+        await self._client.close()
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _check_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise Invalid("on_progress cannot call its own client: that call would wait for itself")

@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modelexpress import client as clients
-from modelexpress.cache import ModelCache, Surroundings, open_cache
+from modelexpress.cache import CacheOptions, ModelCache, Surroundings, open_cache
 from modelexpress.client.auth import TokenFile
 from modelexpress.client.remote_control import RemoteControl
 from modelexpress.client.rpc import Connection, Target
@@ -24,6 +25,7 @@ from modelexpress.domain.held import CacheControl
 from modelexpress.domain.meter import NO_METER
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.providers import Provider
+from modelexpress.providers.tokens import find_hub_token
 
 _TOKEN_PATH = "/var/run/secrets/tokens/modelexpress"  # where a cluster projects it by convention
 _TOKEN_TTL_SECONDS = 60.0
@@ -54,7 +56,7 @@ async def open_control(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[
 @asynccontextmanager
 async def open_local(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[CacheControl]:
     """The local cache directory."""
-    async with _open_with(loaded, env, {}) as cache:
+    async with _open_with(cache_options(loaded.settings, env, is_owner=False), {}) as cache:
         yield cache
 
 
@@ -65,12 +67,15 @@ def make_async_client(loaded: Loaded, env: Mapping[str, str]) -> clients.AsyncCl
 
 def _local_side(loaded: Loaded, env: Mapping[str, str]) -> clients.LocalSide:
     settings = loaded.settings
+    options = cache_options(settings, env, is_owner=False)
+    # A server is no origin: who must not ask origins may still get files from it.
+    online = replace(options, freshness=replace(options.freshness, is_offline=False))
     return clients.LocalSide(
         root=settings.cache.directory,
         is_shared=settings.cache.shared_storage,
         chunk_bytes=settings.cache.transfer_chunk_size,
-        open_origins=lambda: _open_with(loaded, env, make_providers(settings, env)),
-        open_with=lambda providers: _open_with(loaded, env, providers),
+        open_origins=lambda: _open_with(options, make_providers(settings, env)),
+        open_with=lambda providers: _open_with(online, providers),
     )
 
 
@@ -84,6 +89,7 @@ def _target(loaded: Loaded, env: Mapping[str, str]) -> Target:
         token_file=TokenFile(
             Path(env.get("MX_AUTH_TOKEN_PATH") or _TOKEN_PATH), _token_ttl(env), SYSTEM_CLOCK
         ),
+        find_hub_token=(lambda: find_hub_token(env)) if loaded.settings.connection.send_hub_token else None,
     )
 
 
@@ -96,10 +102,10 @@ def _token_ttl(env: Mapping[str, str]) -> float:
 
 @asynccontextmanager
 async def _open_with(
-    loaded: Loaded, env: Mapping[str, str], providers: Mapping[ProviderKind, Provider]
+    options: CacheOptions, providers: Mapping[ProviderKind, Provider]
 ) -> AsyncIterator[ModelCache]:
     around = Surroundings(providers, memory_table(), SYSTEM_CLOCK, NO_METER)
-    async with open_cache(cache_options(loaded.settings, env, is_owner=False), around) as cache:
+    async with open_cache(options, around) as cache:
         yield cache
 
 

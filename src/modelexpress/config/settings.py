@@ -243,6 +243,7 @@ class ConnectionSettings(_Section):
 
     endpoint: str
     timeout_seconds: SecondsAboveZero
+    send_hub_token: bool
 
 
 class Settings(_Section):

@@ -283,6 +283,11 @@ _OTHER_SETTINGS = (
         flags=("--timeout", "-t"), env=("MODEL_EXPRESS_TIMEOUT",), roles=CLIENT,
         aliases=("connection.timeout_secs",),
     ),
+    Setting(
+        "connection.send_hub_token", "true or false", True,
+        "Whether the server gets the user's Hub token for a model that it cannot read without one.",
+        env=("MODEL_EXPRESS_SEND_HUB_TOKEN",), roles=CLIENT,
+    ),
 )  # fmt: skip
 
 SETTINGS: tuple[Setting, ...] = (

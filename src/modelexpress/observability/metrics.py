@@ -32,7 +32,7 @@ class Family:
 FAMILIES = (
     Family("mx_pulls_total", "counter", ("provider", "outcome"),
            "Pulls by outcome: hit, stale (a hit while the origin did not answer), pulled, failed."),
-    Family("mx_pull_seconds", "histogram", ("provider",), "Duration of pulls that fetched something."),
+    Family("mx_pull_seconds", "histogram", ("provider",), "Duration of pulls that were no hit."),
     Family("mx_origin_bytes_total", "counter", ("provider",), "Bytes fetched from origins and published."),
     Family("mx_streamed_bytes_total", "counter", (), "Bytes sent to clients by StreamModelFiles."),
     Family("mx_rpcs_total", "counter", ("service", "method", "code"), "Finished calls by gRPC status."),
