@@ -19,6 +19,7 @@ from modelexpress.domain.held import HeldFile, HeldFiles, Pulled, RemovalPlan
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.registry.sessions import Session
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import find_touched, read_refs
 from modelexpress.store.volume import check_writable
@@ -29,8 +30,11 @@ DEFAULT_BRANCH = "main"
 class ModelCache(LocalControl):
     """One cache directory with its origins. Every call may run at once with every other."""
 
-    def __init__(self, parts: CacheParts, access: Access, freshness: FreshnessRules) -> None:
+    def __init__(
+        self, parts: CacheParts, access: Access, freshness: FreshnessRules, session: Session
+    ) -> None:
         super().__init__(parts)
+        self._session = session
         self.volume = parts.volume
         self.root: Path = parts.layout.root
         self._access = access
@@ -87,6 +91,10 @@ class ModelCache(LocalControl):
             raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
         paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
         return record.manifest.only(paths)
+
+    async def wait_lost(self) -> None:
+        """Return when the registry takes this process for dead: what it claims may be another's by then."""
+        await self._session.lost.wait()
 
     async def interrupt(self) -> None:
         """Stop the running pulls, leaving no partial file; whoever waits for one hears why."""

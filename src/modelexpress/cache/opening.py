@@ -84,7 +84,7 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         access = Access(
             around.providers, options.access, around.clock, around.meter, options.freshness.is_offline
         )
-        cache = ModelCache(parts, access, options.freshness)
+        cache = ModelCache(parts, access, options.freshness, session)
         stack.push_async_callback(cache.close)
         await cache.rebuild_holdings()
         yield cache

@@ -59,6 +59,10 @@ class ServedCache(CacheControl, Protocol):
         """The files of a complete selection; None: the whole listing."""
         ...
 
+    async def wait_lost(self) -> None:
+        """Return when others take this process for dead, so that it must stop."""
+        ...
+
     async def interrupt(self) -> None:
         """Stop the running pulls; whoever waits for one hears why."""
         ...
