@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from modelexpress.cache.parts import CacheParts
-from modelexpress.domain.errors import NotFound
+from modelexpress.domain.errors import NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import Damage, HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.progress import Phase, Progress
@@ -40,16 +41,13 @@ class LocalControl:
 
     async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of models; NotFound when nothing here has such a name."""
-        removals: list[Removal] = []
-        notes: list[str] = []
-        for ref in refs:
-            async with self._parts.turns.of(ref.name):
-                plan, said = await self._parts.pool.run(f"planning {ref}", self._plan_removal, ref)
-                if not is_dry_run:
-                    await self._carry_out(plan)
-                removals.extend(plan.removals)
-                notes.extend(said)
-        return RemovalPlan(tuple(removals), notes=tuple(notes))
+        asked = _by_model(refs)
+        # All are planned before any is carried out: a name that is not here stops no removal halfway.
+        parts = [await self._remove_model(revisions, is_dry_run=True) for revisions in asked]
+        if not is_dry_run:
+            parts = [await self._remove_model(revisions, is_dry_run=False) for revisions in asked]
+        removals = [removal for part in parts for removal in part.removals]
+        return RemovalPlan(tuple(removals), notes=tuple(note for part in parts for note in part.notes))
 
     async def prune(self, is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of our snapshots that no ref names, and of leftovers."""
@@ -68,11 +66,11 @@ class LocalControl:
 
         Raises NotFound when `ref` is not in the cache.
         """
-        found = await self._parts.pool.run("listing the cache", self._find_snapshots, ref)
+        found = await self._parts.pool.run("listing the cache", self._list_to_verify, ref)
         if ref is not None and not found:
             raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to verify")
-        counter = _Counter(found, on_progress)
-        return [await self._verify_snapshot(record, counter) for record in found]
+        counter = _Counter([entry for _, entries in found for entry in entries], on_progress)
+        return [await self._verify_snapshot(record, entries, counter) for record, entries in found]
 
     async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
         """Prove and take over snapshots that other tools wrote; damaged ones are left as they are."""
@@ -92,24 +90,35 @@ class LocalControl:
         A file outside its listing may be missing when the other tool wrote no listing: then complete
         means "all that is here", as that tool itself would have it.
         """
-        what = f"looking at {ref.name}"
-        manifest = await self._parts.pool.run(what, self._foreign_manifest, ref, commit)
-        if manifest is None:
+        what, repository = f"looking at {ref.name}", self._parts.layout.repository(ref)
+        known = await self._parts.pool.run(what, self._find_or_read, repository, commit)
+        if known is None:
             return None
-        chosen = selection.choose(manifest.files)
-        record = await self._prove(_empty_record(manifest), chosen)
-        if any(entry.path not in record.held for entry in chosen):
+        before = known.selections.get(selection.key)
+        missing = () if before is None else before.missing
+        chosen = [e for e in selection.choose(known.manifest.files) if e.path not in missing]
+        proven = await self._prove(known, chosen)
+        if any(entry.path not in proven.held for entry in chosen):
             return None
-        done = CompleteSelection(self._parts.clock.wall())
-        record = replace(record, selections={selection.key: done})
-        await self._save(record)
-        return record
+        done = CompleteSelection(self._parts.clock.wall(), missing)
+        return await self._merge(proven, replace(proven, selections={selection.key: done}))
 
-    def _foreign_manifest(self, ref: ModelRef, commit: str) -> Manifest | None:
-        known = self._parts.records.find(ref, commit)
-        if known is not None:
-            return known.manifest
-        return read_foreign_manifest(self._parts.layout.repository(ref), commit)
+    async def _merge(self, before: SnapshotRecord, found: SnapshotRecord) -> SnapshotRecord:
+        """Save what was `found` upon the record as it is now: a pull may have ended meanwhile."""
+        ref, commit = found.manifest.ref, found.manifest.commit
+        damaged = set(before.held) - set(found.held)
+        async with self._parts.turns.of(ref.name):
+            now = await self._parts.pool.run(f"reading {ref}", self._parts.records.find, ref, commit)
+            base = before if now is None else now
+            merged = replace(
+                base,
+                is_adopted=base.is_adopted or found.is_adopted,
+                owned={**base.owned, **found.owned},
+                held={p: h for p, h in {**base.held, **found.held}.items() if p not in damaged},
+                selections={**base.selections, **found.selections},
+            )
+            await self._save(merged)
+        return merged
 
     async def _prove(self, record: SnapshotRecord, entries: Iterable[FileEntry]) -> SnapshotRecord:
         """`record` with the files of `entries` held that are proven by reading them."""
@@ -139,7 +148,7 @@ class LocalControl:
         """A record for every snapshot here, made up from the directory where we have none."""
         found = []
         for repository in list_repositories(self._parts.layout):
-            if ref is not None and repository.name != ref.name:
+            if ref is not None and model_ref(repository.name) != replace(ref, revision=None):
                 continue
             wanted = _wanted_commits(repository, ref)
             for commit in list_commits(repository):
@@ -147,6 +156,28 @@ class LocalControl:
                 if record is not None and (wanted is None or commit in wanted):
                     found.append(record)
         return found
+
+    def _find_snapshots_and_lost(self, ref: ModelRef | None) -> list[SnapshotRecord]:
+        """The same, and the records whose snapshot is not there any more."""
+        found = self._find_snapshots(ref)
+        known = {(record.manifest.ref, record.manifest.commit) for record in found}
+        lost = self._parts.records.scan() if ref is None else self._parts.records.find_all(ref)
+        wanted = None if ref is None else _wanted_commits(self._parts.layout.repository(ref), ref)
+        for record in lost:
+            commit = record.manifest.commit
+            if (record.manifest.ref, commit) not in known and (wanted is None or commit in wanted):
+                found.append(record)
+        return found
+
+    def _list_to_verify(self, ref: ModelRef | None) -> list[tuple[SnapshotRecord, list[FileEntry]]]:
+        records = self._find_snapshots_and_lost(ref)
+        found = [(r, list(r.entries_held()) if r.held else self._list_present(r)) for r in records]
+        return [(record, entries) for record, entries in found if entries]
+
+    def _list_present(self, record: SnapshotRecord) -> list[FileEntry]:
+        """The files that have a name in the snapshot; another tool may have brought a part on purpose."""
+        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
+        return [entry for entry in record.manifest.files if os.path.lexists(folder / entry.path)]
 
     def _find_or_read(self, repository: Repository, commit: str) -> SnapshotRecord | None:
         ref = model_ref(repository.name)
@@ -179,19 +210,30 @@ class LocalControl:
 
     # -- remove and prune
 
-    def _plan_removal(self, ref: ModelRef) -> tuple[RepositoryRemoval, list[str]]:
-        found = self._find_snapshots(ref)
-        if not found and not self._parts.records.find_all(ref):
-            raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to remove")
-        commits = frozenset(record.manifest.commit for record in found)
-        if ref.revision is None:
-            commits |= {record.manifest.commit for record in self._parts.records.find_all(ref)}
-        plan = plan_removal(self._parts.layout, ref, self._parts.records, commits, "asked for")
-        return plan, [_note(record) for record in found if not _is_wholly_owned(record)]
+    async def _remove_model(self, revisions: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
+        name = revisions[0].name
+        async with self._parts.turns.of(name):
+            plan, notes = await self._parts.pool.run(f"planning {name}", self._plan_removal, revisions)
+            if not is_dry_run:
+                await self._carry_out(plan)
+        return RemovalPlan(plan.removals, notes=tuple(notes))
+
+    def _plan_removal(self, revisions: list[ModelRef]) -> tuple[RepositoryRemoval, list[str]]:
+        """The plan for some revisions of one model."""
+        found: dict[str, SnapshotRecord] = {}
+        for ref in revisions:
+            here = {record.manifest.commit: record for record in self._find_snapshots_and_lost(ref)}
+            if not here:
+                raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to remove")
+            found |= here
+        model = replace(revisions[0], revision=None)
+        plan = plan_removal(self._parts.layout, model, self._parts.records, frozenset(found), "asked for")
+        return plan, [_note(found[c]) for c in sorted(found) if not _is_wholly_owned(found[c])]
 
     def _plan_prune(self, repository: Repository) -> RepositoryRemoval | None:
         ref = model_ref(repository.name)
-        named = set(read_refs(repository).values())
+        # A ref that leads nowhere says nothing of what is here.
+        named = set(read_refs(repository).values()) & set(list_commits(repository))
         known = {record.manifest.commit for record in self._parts.records.find_all(ref)}
         loose = frozenset(known - named)
         # A model that was only ever pulled by commit has no refs at all; its snapshots are in use.
@@ -222,10 +264,11 @@ class LocalControl:
 
     # -- verify and adopt
 
-    async def _verify_snapshot(self, record: SnapshotRecord, counter: _Counter) -> Verified:
+    async def _verify_snapshot(
+        self, record: SnapshotRecord, entries: list[FileEntry], counter: _Counter
+    ) -> Verified:
         folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
         damages, unproven, size = [], 0, 0
-        entries = _entries_to_verify(record)
         for entry in entries:
             problem = await find_damage(self._parts.pool, folder / entry.path, entry)
             if problem is not None:
@@ -235,7 +278,10 @@ class LocalControl:
             size += entry.size
             counter.add(entry.size)
         if damages and record.held:
-            await self._forget_damaged(record, {damage.path for damage in damages})
+            try:
+                await self._forget_damaged(record, {damage.path for damage in damages})
+            except (NoRoom, StorageFailed) as error:  # what was found is worth more than what is kept of it
+                _log.warning("%s: the damage could not be recorded: %s", record.manifest.ref, error)
         manifest = record.manifest
         return Verified(
             manifest.ref.provider, manifest.ref.name, manifest.commit,
@@ -255,25 +301,32 @@ class LocalControl:
 
     async def _adopt_snapshot(self, record: SnapshotRecord, is_dry_run: bool) -> HeldSnapshot | None:
         ref, commit = record.manifest.ref, record.manifest.commit
-        proven = await self._prove(record, record.manifest.files)
-        lost = [e.path for e in record.manifest.files if e.path not in proven.held]
-        if lost and not record.selections:
-            _log.warning("%s@%s is not adopted: %s is not proven", ref.name, commit, shown(lost[0]))
+        present = await self._parts.pool.run(f"looking at {ref}", self._list_present, record)
+        proven = await self._prove(record, present)
+        lost = [entry.path for entry in present if entry.path not in proven.held]
+        if (lost and not record.selections) or not proven.held:
+            problem = f"{shown(lost[0])} is not proven" if lost else "no file of it is here"
+            _log.warning("%s@%s is not adopted: %s", ref.name, commit, problem)
             return None
-        owned = dict.fromkeys(proven.held, Owned(blob=True, link=True))
-        done = record.selections or {ALL_FILES.key: CompleteSelection(self._parts.clock.wall())}
-        adopted = replace(proven, owned=owned, selections=done, is_adopted=True)
+        adopted = replace(
+            proven,
+            owned=dict.fromkeys(proven.held, Owned(blob=True, link=True)),
+            selections={**self._whole(proven), **record.selections},
+            is_adopted=True,
+        )
         if not is_dry_run:
-            async with self._parts.turns.of(ref.name):
-                await self._save(adopted)
+            adopted = await self._merge(record, adopted)
         return await self._parts.pool.run(f"describing {ref}", self._describe, adopted)
+
+    def _whole(self, record: SnapshotRecord) -> dict[str, CompleteSelection]:
+        is_whole = len(record.held) == len(record.manifest.files)
+        return {ALL_FILES.key: CompleteSelection(self._parts.clock.wall())} if is_whole else {}
 
 
 class _Counter:
     """Progress over several snapshots."""
 
-    def __init__(self, records: Iterable[SnapshotRecord], on_progress: OnProgress) -> None:
-        entries = [entry for record in records for entry in _entries_to_verify(record)]
+    def __init__(self, entries: Sequence[FileEntry], on_progress: OnProgress) -> None:
         self._total = sum(entry.size for entry in entries)
         self._files_total = len(entries)
         self._files = 0
@@ -286,8 +339,11 @@ class _Counter:
         self._on_progress(Progress(Phase.VERIFYING, self._bytes, self._total, self._files, self._files_total))
 
 
-def _entries_to_verify(record: SnapshotRecord) -> tuple[FileEntry, ...]:
-    return record.entries_held() if record.held else record.manifest.files
+def _by_model(refs: Iterable[ModelRef]) -> list[list[ModelRef]]:
+    found: dict[ModelRef, list[ModelRef]] = {}
+    for ref in refs:
+        found.setdefault(replace(ref, revision=None), []).append(ref)
+    return list(found.values())
 
 
 def _empty_record(manifest: Manifest) -> SnapshotRecord:

@@ -13,6 +13,7 @@ _SHOWN_CHARACTERS = 80
 _HF_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+=@#/-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_BYTES = 1024  # of an object's key in the stores that have the longest
 
 
 class ProviderKind(Enum):
@@ -117,13 +118,15 @@ def _check_name(provider: ProviderKind, name: str) -> None:
 
 
 def _check_other_name(provider: ProviderKind, name: str) -> None:
-    body = name.split("://", 1)[-1].rstrip("/")
-    parts = body.split("/")
-    has_control = any(ord(character) < 32 or ord(character) == 127 for character in name)
-    if has_control or len(name) > 1024 or "\\" in name or any(p in ("", ".", "..") for p in parts):
+    cut = name[:_MOST_BYTES]
+    is_long = len(cut) < len(name) or len(cut.encode("utf-8", "replace")) > _MOST_BYTES
+    scheme = next((scheme for scheme in SCHEMES if cut.lower().startswith(scheme)), "")
+    parts = cut[len(scheme) :].rstrip("/").split("/")
+    has_control = any(ord(character) < 32 or ord(character) == 127 for character in cut)
+    if is_long or has_control or "\\" in cut or any(part in ("", ".", "..") for part in parts):
         raise Invalid(
             f"{shown(name)} is not a model name for provider {provider.value}: "
-            "segments must not be empty, '.', '..' or hold control characters"
+            f"at most {_MOST_BYTES} bytes, no segment empty, '.', '..' or with control characters"
         )
 
 

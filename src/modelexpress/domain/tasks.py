@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -26,7 +27,8 @@ async def run_bounded(limit: int, items: Iterable[T], job: Callable[[T], Awaitab
         await asyncio.gather(*workers)
     finally:
         for worker in workers:
-            worker.cancel()
+            if not worker.cancelling():  # a second time would tear the cleaning up after the first
+                worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
 
 
@@ -40,7 +42,15 @@ async def finish_or_undo(start: Awaitable[T], undo: Callable[[T], Awaitable[None
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait({running})
-        if not running.cancelled() and running.exception() is None:
-            await asyncio.shield(undo(running.result()))
+        undoing = asyncio.create_task(_undo(running, undo))
+        while not undoing.done():
+            with contextlib.suppress(asyncio.CancelledError):  # being cancelled again changes nothing
+                await asyncio.wait({undoing})
+        undoing.result()
         raise
+
+
+async def _undo(running: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
+    await asyncio.wait({running})
+    if not running.cancelled() and running.exception() is None:
+        await undo(running.result())

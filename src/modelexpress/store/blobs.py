@@ -17,7 +17,7 @@ from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish_or_undo
-from modelexpress.store.disk import DiskPool, make_directory, unique_name
+from modelexpress.store.disk import DiskPool, make_directory, put_in_place, unique_name
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.proof import Prover, find_damage
 from modelexpress.store.records import HeldEntry
@@ -221,7 +221,7 @@ def _make_durable(descriptor: int) -> int:
 
 def _move(partial: Path, blob: Path) -> None:
     make_directory(blob.parent)
-    os.replace(partial, blob)
+    put_in_place(partial, blob)
 
 
 def _close_and_remove(descriptor: int, path: Path) -> None:

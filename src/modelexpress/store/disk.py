@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -90,6 +90,16 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def put_in_place(source: Path, target: Path) -> None:
+    """Rename `source` over `target`; an empty directory that stands there by mistake gives way."""
+    try:
+        os.replace(source, target)
+    except IsADirectoryError:
+        with suppress(OSError):  # one that is not empty says so below
+            target.rmdir()
+        os.replace(source, target)
+
+
 def write_durably(staging: Path, owner: str, target: Path, content: bytes) -> None:
     """Put `content` at `target` by one rename: after a crash there is the old file or the new one."""
     make_directory(target.parent)
@@ -100,7 +110,7 @@ def write_durably(staging: Path, owner: str, target: Path, content: bytes) -> No
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        put_in_place(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

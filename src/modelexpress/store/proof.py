@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,13 @@ from modelexpress.domain.tasks import finish_or_undo
 from modelexpress.store.disk import DiskPool
 
 STEP_BYTES = 4 * 1024 * 1024  # one job of the pool: short enough that others get their turn
+
+_NO_FILE = {
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ELOOP: "a link that leads to itself",
+    errno.ENXIO: "not a regular file",
+}
 
 
 class _Hash(Protocol):
@@ -65,17 +74,17 @@ def _hash_for(entry: FileEntry) -> _Hash | None:
 async def find_damage(pool: DiskPool, path: Path, entry: FileEntry) -> str | None:
     """Read the whole file at `path` and say what is wrong with it; None if it is what `entry` says.
 
-    Raises StorageFailed when it cannot be read for another reason than being absent.
+    Raises StorageFailed when there is a file that cannot be read.
     """
     what = f"reading {entry.path}"
 
-    async def close(descriptor: int | None) -> None:
-        if descriptor is not None:
+    async def close(descriptor: int | str) -> None:
+        if isinstance(descriptor, int):
             await pool.run(what, os.close, descriptor)
 
     descriptor = await finish_or_undo(pool.run(what, _open, path), close)
-    if descriptor is None:
-        return "missing"
+    if isinstance(descriptor, str):
+        return descriptor
     try:
         prover = Prover(entry)
         while await pool.run(what, _take_step, descriptor, prover):
@@ -86,11 +95,19 @@ async def find_damage(pool: DiskPool, path: Path, entry: FileEntry) -> str | Non
         await asyncio.shield(close(descriptor))
 
 
-def _open(path: Path) -> int | None:
+def _open(path: Path) -> int | str:
+    """A descriptor, or why there is none to be had."""
     try:
-        return os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        # Whatever stands here by mistake, a pipe say, must not keep us waiting.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return _NO_FILE[error.errno]
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return "not a regular file"
 
 
 def _take_step(descriptor: int, prover: Prover) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from modelexpress.domain.errors import Internal
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest
 from modelexpress.domain.refs import is_commit
 from modelexpress.domain.selection import is_weight
-from modelexpress.store.disk import make_directory, sync_directory, unique_name, write_durably
+from modelexpress.store.disk import make_directory, put_in_place, sync_directory, unique_name, write_durably
 from modelexpress.store.layout import Layout, Repository, link_target
 from modelexpress.store.records import HeldEntry, Records, SnapshotRecord
 from modelexpress.store.survey import is_untouched
@@ -62,10 +61,10 @@ class Publisher:
             return
         path = repository.refs / revision
         try:
-            if path.is_file() and path.read_text(encoding="ascii") == commit:
+            if path.is_file() and path.read_bytes() == commit.encode():
                 return
             write_durably(self._layout.staging, self._owner, path, commit.encode())
-        except (NotADirectoryError, IsADirectoryError, FileExistsError, UnicodeDecodeError) as error:
+        except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             # A branch 'a' and a branch 'a/b' cannot both be files; the commit itself is published.
             _log.warning("ref %s of %s cannot be written: %s", revision, repository.name, error)
 
@@ -142,7 +141,7 @@ def _merge(staged: Path, snapshot: Path, entries: Iterable[FileEntry]) -> None:
     for entry in sorted(entries, key=_rank):
         target = snapshot / entry.path
         make_directory(target.parent)
-        os.replace(staged / entry.path, target)
+        put_in_place(staged / entry.path, target)
         sync_directory(target.parent)
 
 

@@ -18,6 +18,8 @@ from modelexpress.store.layout import Layout
 
 FORMAT = 1
 
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
+
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,7 @@ def _load(path: Path) -> SnapshotRecord | None:
         return _from_json(content)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, MxError) as error:
+    except (*_UNREADABLE, MxError) as error:
         # The blobs are still there and will be proven again; only the statement about them is lost.
         _log.warning(
             "record %s cannot be read (%s); the model will be checked again when asked for", path, error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def plan_removal(
         links=tuple(sorted(links)),
         trees=tuple(repository.tree(commit) for commit in sorted(emptied)),
         blobs=tuple(sorted(removable)),
-        removals=_describe(repository, going, removable, reason),
+        removals=_describe(repository, going, removable | _plain_files(links), reason),
     )
 
 
@@ -123,18 +124,18 @@ def _refs_to(repository: Repository, commits: set[str]) -> tuple[Path, ...]:
 
 
 def _describe(
-    repository: Repository, going: Iterable[SnapshotRecord], blobs: set[Path], reason: str
+    repository: Repository, going: Iterable[SnapshotRecord], files: set[Path], reason: str
 ) -> tuple[Removal, ...]:
     described = []
     counted: set[Path] = set()
     for record in going:
         removed = freed = 0
         for entry in record.manifest.files:
-            blob = _find_blob(repository, entry)
-            if blob in blobs and blob not in counted:
-                counted.add(blob)
-                freed += entry.size
-                removed += 1
+            paths = {_find_blob(repository, entry), repository.snapshot(record.manifest.commit) / entry.path}
+            going_now = (files & paths) - counted
+            counted |= going_now
+            freed += entry.size * len(going_now)
+            removed += bool(going_now)
         ref, kept = record.manifest.ref, len(record.held) - removed
         described.append(
             Removal(ref.provider, ref.name, record.manifest.commit, freed, removed, max(kept, 0), reason)
@@ -142,15 +143,20 @@ def _describe(
     return tuple(described)
 
 
+def _plain_files(links: Iterable[Path]) -> set[Path]:
+    # On a file system without links, or after a copy that followed them, a snapshot holds the bytes.
+    return {path for path in links if not path.is_symlink()}
+
+
 def _find_blob(repository: Repository, entry: FileEntry) -> Path | None:
     return None if entry.digest is None else repository.blob(entry.digest)
 
 
 def _move_away(path: Path, target: Path) -> None:
-    try:
-        path.rename(target)
-    except FileNotFoundError:
-        _log.debug("%s was gone already", path)
+    while os.path.lexists(path):
+        with suppress(FileNotFoundError, FileExistsError):  # another process sweeps the trash: again
+            make_directory(target.parent)
+            path.rename(target)
 
 
 def _drop_empty_folders(folder: Path, top: Path) -> None:

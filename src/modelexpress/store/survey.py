@@ -62,8 +62,11 @@ def _look(
     link = repository.snapshot(commit) / entry.path
     blob = repository.blob(entry.digest) if entry.digest is not None else link
     before = record.owned.get(entry.path) if record else None
+    # Without a link the snapshot holds the bytes themselves, and no blob is brought for them.
+    is_plain = not link.is_symlink() and _is_file_of_size(link, entry.size)
+    is_brought = entry.digest in brought or not (is_plain or os.path.lexists(blob))
     owned = Owned(
-        blob=(before is not None and before.blob) or entry.digest in brought or not os.path.lexists(blob),
+        blob=(before is not None and before.blob) or is_brought,
         link=(before is not None and before.link) or not os.path.lexists(link),
     )
     if record and entry.path in record.held and is_untouched(link, entry, record.held[entry.path]):
@@ -181,7 +184,7 @@ def _read_tree(path: Path, ref: ModelRef, commit: str) -> Manifest | None:
             return None
         entries = tuple(_entry_of_tree(name, row) for name, row in content["files"].items())
         return Manifest(ref, commit, entries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MxError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MxError):
         return None
 
 

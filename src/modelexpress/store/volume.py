@@ -13,12 +13,13 @@ import secrets
 import shutil
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelexpress.domain.errors import Busy, Invalid, StorageFailed
-from modelexpress.store.disk import disk_errors, make_directory, write_durably
+from modelexpress.store.disk import disk_errors, make_directory, unique_name, write_durably
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
@@ -62,7 +63,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -172,21 +173,25 @@ def leftovers(
     found = []
     for entry in os.scandir(folder):
         owner = entry.name.partition(".")[0]
-        try:
+        with suppress(FileNotFoundError):  # another process has swept it
             status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if is_trash or owner in dead_owners or now - status.st_mtime > _ABANDONED_SECONDS:
-            found.append((Path(entry.path), _tree_bytes(Path(entry.path))))
+            if is_trash or owner in dead_owners or now - status.st_mtime > _ABANDONED_SECONDS:
+                found.append((Path(entry.path), _tree_bytes(Path(entry.path))))
     return found
 
 
 def remove_tree(path: Path) -> None:
     """Delete a file, link or directory tree; absent is fine. Raises OSError when something resists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    # Under another name first: another process may still be moving files to where it was.
+    going = path.with_name(unique_name(path.name.partition(".")[0]))
+    with suppress(FileNotFoundError):
+        path.rename(going)
+    while going.is_dir():
+        with suppress(FileNotFoundError):  # another process sweeps here too; look again
+            shutil.rmtree(going)
 
 
 def _tree_bytes(path: Path) -> int:
