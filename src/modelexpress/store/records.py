@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelexpress.domain.errors import Invalid, MxError
+from modelexpress.domain.errors import Invalid, MxError, Unsupported
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.store.disk import write_durably
@@ -95,8 +95,16 @@ class Records:
                 yield record
 
     def save(self, record: SnapshotRecord) -> None:
-        """Make the record durable; the last step of a publication."""
+        """Make the record durable; the last step of a publication.
+
+        Raises Unsupported where a newer version has written one, which says more than ours could.
+        """
         path = self._layout.record(record.manifest.ref, record.manifest.commit)
+        if _is_newer(path):
+            raise Unsupported(
+                f"a newer version has written the record of {record.manifest.ref} ({path}): use that "
+                "version, or another cache.directory"
+            )
         content = json.dumps(_to_json(record), indent=1, sort_keys=True).encode()
         write_durably(self._layout.staging, self._owner, path, content)
 
@@ -120,6 +128,14 @@ def _load(path: Path) -> SnapshotRecord | None:
             "record %s cannot be read (%s); the model will be checked again when asked for", path, error
         )
         return None
+
+
+def _is_newer(path: Path) -> bool:
+    """True for a record that only a newer version can read."""
+    try:
+        return bool(json.loads(path.read_bytes())["format"] > FORMAT)
+    except (FileNotFoundError, *_UNREADABLE):
+        return False
 
 
 def _to_json(record: SnapshotRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from modelexpress.domain.errors import Corrupt, NoRoom, NotFound, StorageFailed
+from modelexpress.domain.errors import Corrupt, NoRoom, NotFound, StorageFailed, Unsupported
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
@@ -288,12 +288,15 @@ async def test_a_damaged_record_is_no_record(layout: Layout, blobs: Blobs, conte
 
 
 async def test_a_record_of_a_newer_format_is_left_alone(layout: Layout, blobs: Blobs) -> None:
-    await publish_all(layout, blobs)
-    path = layout.record(REF, COMMIT)
-    path.write_bytes(path.read_bytes().replace(b'"format": 1', b'"format": 2'))
+    record = await publish_all(layout, blobs)
+    path, records = layout.record(REF, COMMIT), Records(layout, "me")
+    newer = path.read_bytes().replace(b'"format": 1', b'"format": 2')
+    path.write_bytes(newer)
 
-    assert Records(layout, "me").find(REF, COMMIT) is None
-    assert path.exists()
+    assert records.find(REF, COMMIT) is None
+    with pytest.raises(Unsupported, match="newer version"):
+        records.save(record)
+    assert path.read_bytes() == newer
 
 
 async def test_a_file_whose_size_or_time_changed_is_not_proven_any_more(layout: Layout, blobs: Blobs) -> None:
