@@ -183,6 +183,21 @@ async def test_the_local_commands_tell_what_is_here(house: House, shell: Shell) 
     assert f'[hugging-face] {NAME} ({model["formatted_size"]}) "{model["path"]}"' in human.out
 
 
+async def test_what_two_revisions_share_is_counted_once(house: House, shell: Shell) -> None:
+    repository = Repository("demo/two")
+    first = repository.commit({"config.json": b"{}", "model.safetensors": b"s" * 5000})
+    repository.commit({"config.json": b'{"x": 1}'})
+    house.hub.add(repository)
+    await shell.run("pull", f"demo/two@{first}")
+    pulled = await shell.run("pull", "demo/two")
+    here = await shell.run("model", "stats", "--detailed", "-f", "json")
+    there = await shell.run("cache", "ls", "-f", "json")
+
+    blobs = Path(pulled.out.strip()).parents[1] / "blobs"
+    size = sum(path.stat().st_size for path in blobs.iterdir())
+    assert here.document["detailed_models"][0]["size"] == there.document["total_bytes"] == size
+
+
 async def test_status_and_clear_work_without_a_server(house: House, shell: Shell) -> None:
     await shell.run("pull", NAME)
     status = await shell.run("model", "status", "-e", NOWHERE, "-f", "json")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.errors import NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import Damage, HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
-from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.domain.manifest import Digest, FileEntry, Manifest
 from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import ALL_FILES, Selection
@@ -142,7 +142,11 @@ class LocalControl:
     # -- list
 
     def _list_blocking(self) -> list[HeldSnapshot]:
-        return [self._describe(record) for record in self._find_snapshots(None)]
+        counted: dict[ModelRef, set[Digest | str]] = {}
+        return [
+            self._describe(record, counted.setdefault(record.manifest.ref, set()))
+            for record in self._find_snapshots(None)
+        ]
 
     def _find_snapshots(self, ref: ModelRef | None) -> list[SnapshotRecord]:
         """A record for every snapshot here, made up from the directory where we have none."""
@@ -187,10 +191,14 @@ class LocalControl:
         manifest = read_foreign_manifest(repository, commit)
         return None if manifest is None else _empty_record(manifest)
 
-    def _describe(self, record: SnapshotRecord) -> HeldSnapshot:
+    def _describe(self, record: SnapshotRecord, listed: set[Digest | str] | None = None) -> HeldSnapshot:
+        """The snapshot in our callers' words; `listed`: the model's blobs that were counted before it."""
         manifest = record.manifest
         repository = self._parts.layout.repository(manifest.ref)
         counted = tally(record) if record.held else _tally_listed(repository, record)
+        known = listed if listed is not None else set()
+        added = sum(size for blob, size in counted.blobs.items() if blob not in known)
+        known.update(counted.blobs)
         times = [done.completed_at for done in record.selections.values()]
         refs = [name for name, commit in read_refs(repository).items() if commit == manifest.commit]
         return HeldSnapshot(
@@ -201,6 +209,7 @@ class LocalControl:
             selections=tuple(sorted(record.selections)),
             files=counted.files,
             bytes=counted.bytes,
+            bytes_added=added,
             bytes_ours=counted.bytes_ours,
             path=str(repository.snapshot(manifest.commit)),
             last_used_at=max(times, default=None),
@@ -372,5 +381,4 @@ def _wanted_commits(repository: Repository, ref: ModelRef | None) -> set[str] | 
 def _tally_listed(repository: Repository, record: SnapshotRecord) -> Tally:
     folder = repository.snapshot(record.manifest.commit)
     present = [entry for entry in record.manifest.files if (folder / entry.path).exists()]
-    sizes = {entry.digest or entry.path: entry.size for entry in present}
-    return Tally(len(present), sum(sizes.values()), 0)
+    return Tally(len(present), {entry.digest or entry.path: entry.size for entry in present}, 0)

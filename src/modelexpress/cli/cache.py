@@ -51,7 +51,7 @@ def ls(context: typer.Context) -> None:
     """List the snapshots in the cache."""
     environment = of(context)
     held = environment.with_control(lambda control: control.list_held())
-    total = sum(one.bytes for one in held)
+    total = sum(one.bytes_added for one in held)
 
     def lines() -> Iterable[str]:
         heads = ("model", "commit", "refs", "size", "files", "used", "state")

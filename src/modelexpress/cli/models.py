@@ -322,7 +322,7 @@ def _group(held: Iterable[HeldSnapshot]) -> list[_Model]:
         models.setdefault((snapshot.provider, snapshot.name), []).append(snapshot)
     order = list(ProviderKind)
     return [
-        _Model(provider, name, sum(s.bytes for s in snapshots), _newest(snapshots).path)
+        _Model(provider, name, sum(s.bytes_added for s in snapshots), _newest(snapshots).path)
         for (provider, name), snapshots in sorted(
             models.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
         )

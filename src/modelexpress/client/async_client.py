@@ -90,7 +90,7 @@ class AsyncClient:
         """How much the server holds."""
         held = await self.list_held()
         models = {(snapshot.provider, snapshot.name) for snapshot in held}
-        return CacheStats(len(models), len(held), sum(snapshot.bytes for snapshot in held))
+        return CacheStats(len(models), len(held), sum(snapshot.bytes_added for snapshot in held))
 
     async def ensure(
         self, model: ModelRef | str, selection: Selection | None = None, on_progress: OnProgress | None = None

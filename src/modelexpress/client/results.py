@@ -59,7 +59,7 @@ class ServerPulled:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """How much a cache holds; `bytes` counts each blob of a snapshot once."""
+    """How much a cache holds; `bytes` counts each blob of a model once."""
 
     models: int
     snapshots: int

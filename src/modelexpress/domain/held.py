@@ -19,6 +19,7 @@ OnProgress = Callable[[Progress], None]
 class HeldSnapshot:
     """One commit of a model in the cache. `bytes` counts each blob once; times are epoch seconds.
 
+    `bytes_added` leaves out blobs that a snapshot listed before it has too, so that it can be summed up.
     `is_recorded` False: written by another tool and not yet proven or adopted.
     `selections` are the keys of the selections that are complete (see `Selection.key`).
     """
@@ -30,6 +31,7 @@ class HeldSnapshot:
     selections: tuple[str, ...]
     files: int
     bytes: int
+    bytes_added: int
     bytes_ours: int
     path: str
     last_used_at: float | None

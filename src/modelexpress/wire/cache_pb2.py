@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from modelexpress.wire import transfer_pb2 as modelexpress_dot_wire_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelexpress/wire/cache.proto\x12\x13model_express.cache\x1a modelexpress/wire/transfer.proto\"\x11\n\x0fListHeldRequest\"\xf5\x01\n\x0cHeldSnapshot\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x0c\n\x04refs\x18\x04 \x03(\t\x12\x12\n\nselections\x18\x05 \x03(\t\x12\r\n\x05\x66iles\x18\x06 \x01(\x04\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\x12\n\nbytes_ours\x18\x08 \x01(\x04\x12\x0c\n\x04path\x18\t \x01(\t\x12\x19\n\x0clast_used_at\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bis_recorded\x18\x0b \x01(\x08\x12\x12\n\nis_adopted\x18\x0c \x01(\x08\x42\x0f\n\r_last_used_at\"R\n\rRemoveRequest\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.model_express.transfer.Model\x12\x12\n\nis_dry_run\x18\x02 \x01(\x08\"\"\n\x0cPruneRequest\x12\x12\n\nis_dry_run\x18\x01 \x01(\x08\"\x89\x01\n\x07Removal\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x13\n\x0b\x62ytes_freed\x18\x04 \x01(\x04\x12\x15\n\rfiles_removed\x18\x05 \x01(\x04\x12\x12\n\nfiles_kept\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\"w\n\x0bRemovalPlan\x12.\n\x08removals\x18\x01 \x03(\x0b\x32\x1c.model_express.cache.Removal\x12\x11\n\tleftovers\x18\x02 \x01(\x04\x12\x16\n\x0eleftover_bytes\x18\x03 \x01(\x04\x12\r\n\x05notes\x18\x04 \x03(\t\"=\n\rVerifyRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\"\x81\x01\n\x0cVerifyUpdate\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .model_express.transfer.ProgressH\x00\x12\x31\n\x08verified\x18\x02 \x01(\x0b\x32\x1d.model_express.cache.VerifiedH\x00\x42\x08\n\x06update\"\x98\x01\n\x08Verified\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\r\n\x05\x66iles\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x10\n\x08unproven\x18\x06 \x01(\x04\x12,\n\x07\x64\x61mages\x18\x07 \x03(\x0b\x32\x1b.model_express.cache.Damage\"\'\n\x06\x44\x61mage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"P\n\x0c\x41\x64optRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x12\n\nis_dry_run\x18\x02 \x01(\x08\x32\xa7\x03\n\x0c\x43\x61\x63heService\x12U\n\x08ListHeld\x12$.model_express.cache.ListHeldRequest\x1a!.model_express.cache.HeldSnapshot0\x01\x12N\n\x06Remove\x12\".model_express.cache.RemoveRequest\x1a .model_express.cache.RemovalPlan\x12L\n\x05Prune\x12!.model_express.cache.PruneRequest\x1a .model_express.cache.RemovalPlan\x12Q\n\x06Verify\x12\".model_express.cache.VerifyRequest\x1a!.model_express.cache.VerifyUpdate0\x01\x12O\n\x05\x41\x64opt\x12!.model_express.cache.AdoptRequest\x1a!.model_express.cache.HeldSnapshot0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmodelexpress/wire/cache.proto\x12\x13model_express.cache\x1a modelexpress/wire/transfer.proto\"\x11\n\x0fListHeldRequest\"\x8a\x02\n\x0cHeldSnapshot\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x0c\n\x04refs\x18\x04 \x03(\t\x12\x12\n\nselections\x18\x05 \x03(\t\x12\r\n\x05\x66iles\x18\x06 \x01(\x04\x12\r\n\x05\x62ytes\x18\x07 \x01(\x04\x12\x12\n\nbytes_ours\x18\x08 \x01(\x04\x12\x0c\n\x04path\x18\t \x01(\t\x12\x19\n\x0clast_used_at\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0bis_recorded\x18\x0b \x01(\x08\x12\x12\n\nis_adopted\x18\x0c \x01(\x08\x12\x13\n\x0b\x62ytes_added\x18\r \x01(\x04\x42\x0f\n\r_last_used_at\"R\n\rRemoveRequest\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.model_express.transfer.Model\x12\x12\n\nis_dry_run\x18\x02 \x01(\x08\"\"\n\x0cPruneRequest\x12\x12\n\nis_dry_run\x18\x01 \x01(\x08\"\x89\x01\n\x07Removal\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x13\n\x0b\x62ytes_freed\x18\x04 \x01(\x04\x12\x15\n\rfiles_removed\x18\x05 \x01(\x04\x12\x12\n\nfiles_kept\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\"w\n\x0bRemovalPlan\x12.\n\x08removals\x18\x01 \x03(\x0b\x32\x1c.model_express.cache.Removal\x12\x11\n\tleftovers\x18\x02 \x01(\x04\x12\x16\n\x0eleftover_bytes\x18\x03 \x01(\x04\x12\r\n\x05notes\x18\x04 \x03(\t\"=\n\rVerifyRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\"\x81\x01\n\x0cVerifyUpdate\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .model_express.transfer.ProgressH\x00\x12\x31\n\x08verified\x18\x02 \x01(\x0b\x32\x1d.model_express.cache.VerifiedH\x00\x42\x08\n\x06update\"\x98\x01\n\x08Verified\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\r\n\x05\x66iles\x18\x04 \x01(\x04\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x10\n\x08unproven\x18\x06 \x01(\x04\x12,\n\x07\x64\x61mages\x18\x07 \x03(\x0b\x32\x1b.model_express.cache.Damage\"\'\n\x06\x44\x61mage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"P\n\x0c\x41\x64optRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x12\n\nis_dry_run\x18\x02 \x01(\x08\x32\xa7\x03\n\x0c\x43\x61\x63heService\x12U\n\x08ListHeld\x12$.model_express.cache.ListHeldRequest\x1a!.model_express.cache.HeldSnapshot0\x01\x12N\n\x06Remove\x12\".model_express.cache.RemoveRequest\x1a .model_express.cache.RemovalPlan\x12L\n\x05Prune\x12!.model_express.cache.PruneRequest\x1a .model_express.cache.RemovalPlan\x12Q\n\x06Verify\x12\".model_express.cache.VerifyRequest\x1a!.model_express.cache.VerifyUpdate0\x01\x12O\n\x05\x41\x64opt\x12!.model_express.cache.AdoptRequest\x1a!.model_express.cache.HeldSnapshot0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTHELDREQUEST']._serialized_start=88
   _globals['_LISTHELDREQUEST']._serialized_end=105
   _globals['_HELDSNAPSHOT']._serialized_start=108
-  _globals['_HELDSNAPSHOT']._serialized_end=353
-  _globals['_REMOVEREQUEST']._serialized_start=355
-  _globals['_REMOVEREQUEST']._serialized_end=437
-  _globals['_PRUNEREQUEST']._serialized_start=439
-  _globals['_PRUNEREQUEST']._serialized_end=473
-  _globals['_REMOVAL']._serialized_start=476
-  _globals['_REMOVAL']._serialized_end=613
-  _globals['_REMOVALPLAN']._serialized_start=615
-  _globals['_REMOVALPLAN']._serialized_end=734
-  _globals['_VERIFYREQUEST']._serialized_start=736
-  _globals['_VERIFYREQUEST']._serialized_end=797
-  _globals['_VERIFYUPDATE']._serialized_start=800
-  _globals['_VERIFYUPDATE']._serialized_end=929
-  _globals['_VERIFIED']._serialized_start=932
-  _globals['_VERIFIED']._serialized_end=1084
-  _globals['_DAMAGE']._serialized_start=1086
-  _globals['_DAMAGE']._serialized_end=1125
-  _globals['_ADOPTREQUEST']._serialized_start=1127
-  _globals['_ADOPTREQUEST']._serialized_end=1207
-  _globals['_CACHESERVICE']._serialized_start=1210
-  _globals['_CACHESERVICE']._serialized_end=1633
+  _globals['_HELDSNAPSHOT']._serialized_end=374
+  _globals['_REMOVEREQUEST']._serialized_start=376
+  _globals['_REMOVEREQUEST']._serialized_end=458
+  _globals['_PRUNEREQUEST']._serialized_start=460
+  _globals['_PRUNEREQUEST']._serialized_end=494
+  _globals['_REMOVAL']._serialized_start=497
+  _globals['_REMOVAL']._serialized_end=634
+  _globals['_REMOVALPLAN']._serialized_start=636
+  _globals['_REMOVALPLAN']._serialized_end=755
+  _globals['_VERIFYREQUEST']._serialized_start=757
+  _globals['_VERIFYREQUEST']._serialized_end=818
+  _globals['_VERIFYUPDATE']._serialized_start=821
+  _globals['_VERIFYUPDATE']._serialized_end=950
+  _globals['_VERIFIED']._serialized_start=953
+  _globals['_VERIFIED']._serialized_end=1105
+  _globals['_DAMAGE']._serialized_start=1107
+  _globals['_DAMAGE']._serialized_end=1146
+  _globals['_ADOPTREQUEST']._serialized_start=1148
+  _globals['_ADOPTREQUEST']._serialized_end=1228
+  _globals['_CACHESERVICE']._serialized_start=1231
+  _globals['_CACHESERVICE']._serialized_end=1654
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ class ListHeldRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HeldSnapshot(_message.Message):
-    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted")
+    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted", "bytes_added")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class HeldSnapshot(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _ClassVar[int]
     IS_RECORDED_FIELD_NUMBER: _ClassVar[int]
     IS_ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_ADDED_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     commit: str
@@ -36,7 +37,8 @@ class HeldSnapshot(_message.Message):
     last_used_at: float
     is_recorded: bool
     is_adopted: bool
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ...) -> None: ...
+    bytes_added: int
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ..., bytes_added: _Optional[int] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("models", "is_dry_run")
