@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from modelexpress.domain.progress import Phase, Progress, format_bytes
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import Selection, is_ancillary
 from modelexpress.domain.spans import ByteSpan
-from modelexpress.domain.tasks import run_bounded
+from modelexpress.domain.tasks import finish, run_bounded
 from modelexpress.providers import Provider
 from modelexpress.store.blobs import Obtained
 from modelexpress.store.publish import Publication
@@ -206,7 +205,7 @@ class Pull:
             record = self._completed(await self._find_record() or self._new_record(manifest), chosen)
             publication = Publication(self._repository, record, frozenset(self._state.revisions))
             # Not to be torn by a cancellation: it is short, and safe to find half done only after a crash.
-            await asyncio.shield(
+            await finish(
                 self._parts.pool.run(
                     f"publishing {self._request.ref}", self._parts.publisher.publish, publication
                 )

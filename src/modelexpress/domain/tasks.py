@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -32,6 +31,25 @@ async def run_bounded(limit: int, items: Iterable[T], job: Callable[[T], Awaitab
         await asyncio.gather(*workers, return_exceptions=True)
 
 
+async def finish(step: Awaitable[T]) -> T:
+    """Await `step` to its end however often we are cancelled meanwhile, and only then be cancelled.
+
+    For cleaning up: it must have happened when the one who cleans up has gone.
+    """
+    running = asyncio.ensure_future(step)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return running.result()
+    if not running.cancelled():
+        running.exception()  # retrieved: the cancellation is what the caller hears
+    raise cancelled
+
+
 async def finish_or_undo(start: Awaitable[T], undo: Callable[[T], Awaitable[None]]) -> T:
     """Await `start` to its end even when cancelled, and then `undo` what nobody is left to receive.
 
@@ -42,11 +60,7 @@ async def finish_or_undo(start: Awaitable[T], undo: Callable[[T], Awaitable[None
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        undoing = asyncio.create_task(_undo(running, undo))
-        while not undoing.done():
-            with contextlib.suppress(asyncio.CancelledError):  # being cancelled again changes nothing
-                await asyncio.wait({undoing})
-        undoing.result()
+        await finish(_undo(running, undo))
         raise
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import MxError
-from modelexpress.domain.tasks import finish_or_undo
+from modelexpress.domain.tasks import finish, finish_or_undo
 from modelexpress.registry.port import Row, Table
 from modelexpress.registry.rows import scan_all
 from modelexpress.registry.sessions import Session, Sessions
@@ -93,7 +93,7 @@ class Claims:
             yield claim
         finally:
             # Shielded: a cancelled fetch must not keep others waiting until we are taken for dead.
-            await asyncio.shield(self._release_quietly(claim))
+            await finish(self._release_quietly(claim))
 
     async def _release_quietly(self, claim: Claim | None) -> None:
         if claim is None:

@@ -15,7 +15,7 @@ from modelexpress.domain.errors import Corrupt, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import shown
-from modelexpress.domain.tasks import finish_or_undo
+from modelexpress.domain.tasks import finish, finish_or_undo
 from modelexpress.wire import model_pb2
 
 DEFAULT_CHUNK_BYTES = 1024 * 1024
@@ -67,7 +67,7 @@ class FileStreamer:
         ahead = self._submit(_read_at, descriptor, file, offset, length)
         try:
             while True:
-                data = await ahead
+                data = await asyncio.shield(ahead)  # its thread cannot be called back
                 following = offset + len(data)
                 if following < file.size:
                     ahead = self._submit(_read_at, descriptor, file, following, length)
@@ -76,18 +76,20 @@ class FileStreamer:
                 if offset >= file.size:
                     return
         finally:
-            await self._close(descriptor, ahead)
-
-    async def _close(self, descriptor: int, ahead: asyncio.Future[bytes]) -> None:
-        # The descriptor must outlive the read that may still be running in its thread.
-        await asyncio.wait({ahead})
-        if not ahead.cancelled():
-            ahead.exception()
-        os.close(descriptor)
+            # Who leaves at the last moment must not leave a file open either.
+            await finish(_close(descriptor, ahead))
 
     def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         call = functools.partial(job, *args, **kwargs)
         return asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+async def _close(descriptor: int, ahead: asyncio.Future[bytes]) -> None:
+    # The descriptor must outlive the read that may still be running in its thread.
+    await asyncio.wait({ahead})
+    if not ahead.cancelled():
+        ahead.exception()
+    os.close(descriptor)
 
 
 async def _close_now(descriptor: int) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +15,7 @@ from modelexpress.domain.errors import Corrupt
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
 from modelexpress.domain.spans import ByteSpan
-from modelexpress.domain.tasks import finish_or_undo
+from modelexpress.domain.tasks import finish, finish_or_undo
 from modelexpress.store.disk import DiskPool, make_directory, put_in_place, unique_name
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.proof import Prover, find_damage
@@ -128,8 +127,8 @@ class Blobs:
             await self._pool.run(f"storing {entry.path}", _move, partial.path, repository.blob(proven.digest))
             return Obtained(proven, held, entry.size)
         finally:
-            # Shielded: a cancelled pull must not leave its file behind either.
-            await asyncio.shield(partial.discard())
+            # A cancelled pull must not leave its file behind either.
+            await finish(partial.discard())
 
 
 class _Counted:

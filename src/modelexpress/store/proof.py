@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.manifest import DigestKind, FileEntry
-from modelexpress.domain.tasks import finish_or_undo
+from modelexpress.domain.tasks import finish, finish_or_undo
 from modelexpress.store.disk import DiskPool
 
 STEP_BYTES = 4 * 1024 * 1024  # one job of the pool: short enough that others get their turn
@@ -92,7 +91,7 @@ async def find_damage(pool: DiskPool, path: Path, entry: FileEntry) -> str | Non
                 break
         return prover.find_problem()
     finally:
-        await asyncio.shield(close(descriptor))
+        await finish(close(descriptor))
 
 
 def _open(path: Path) -> int | str:
