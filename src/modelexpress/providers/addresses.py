@@ -16,6 +16,8 @@ from modelexpress.domain.errors import Forbidden
 from modelexpress.domain.refs import shown
 
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
+# The last four bytes of these are an IPv4 address: "compatible" ones, and those behind a NAT64 gateway.
+_EMBEDDING = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ class Places:
         host = target.host or ""
         if target.scheme not in ("http", "https") or not host:
             raise _refused(source, f"it leads to {shown(target.scheme or 'no')}: addresses")
+        if not (target.raw_host or "").isascii():
+            # Some of these become 127.0.0.1 on the way to the resolver; a hub spells such names xn--.
+            raise _refused(source, f"{shown(target.raw_host or '')} is not a plain host name")
         if target.user is not None or target.password is not None:
             raise _refused(source, "its target carries credentials")
         if source.scheme == "https" and target.scheme == "http":
@@ -46,12 +51,25 @@ class Places:
 
 def is_private(host: str) -> bool:
     """True for a literal address that is not a public one; False for names."""
+    bare = host.strip("[]").partition("%")[0].rstrip(".")
     try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(bare)
     except ValueError:
-        return _is_odd_number(host)
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return any(not a.is_global or a.is_multicast for a in (address, mapped) if a is not None)
+        return _is_odd_number(bare)
+    if isinstance(address, ipaddress.IPv4Address):
+        return _is_inside(address)
+    inner = _find_inner(address)
+    return _is_inside(address) or address.is_site_local or (inner is not None and _is_inside(inner))
+
+
+def _is_inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return not address.is_global or address.is_multicast
+
+
+def _find_inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if any(address in network for network in _EMBEDDING):
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _is_odd_number(host: str) -> bool:

@@ -54,6 +54,7 @@ class Outgoing:
         self.options = options
         self._session: aiohttp.ClientSession | None = None
         self._quiet_until = 0.0
+        self._was_reached = False
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -63,14 +64,23 @@ class Outgoing:
 
     async def get_json(self, url: URL, token: str | None) -> tuple[Any, aiohttp.ClientResponse]:
         """The JSON that `url` answers with (any status is the caller's to judge), retried as needed."""
-        async with self.request("GET", url, token) as response:
-            if response.status >= 400:
-                return None, response
-            content = await self._read_bounded(response)
+        attempt = 1
+        while True:
             try:
-                return json.loads(content), response
-            except (ValueError, RecursionError) as error:
-                raise Corrupt(f"{_named(url)} answered with something that is no JSON: {error}") from error
+                async with self.request("GET", url, token) as response:
+                    if response.status >= 400:
+                        return None, response
+                    return _parse(url, await self._read_bounded(response)), response
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                # An answer that began and broke off.
+                if not await self.pause(attempt):
+                    raise self._unreachable(url, error) from error
+                attempt += 1
+
+    async def get_status(self, url: URL, token: str | None) -> int:
+        """How `url` answers, whatever the body is."""
+        async with self.request("GET", url, token) as response:
+            return response.status
 
     @asynccontextmanager
     async def request(
@@ -88,6 +98,9 @@ class Outgoing:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if isinstance(error, aiohttp.ClientError) and isinstance(error.__cause__, MxError):
                     raise error.__cause__ from None
+                if isinstance(error, aiohttp.ClientConnectorCertificateError):
+                    raise self._untrusted(url, error) from error
+                self._was_reached |= not isinstance(error, aiohttp.ClientConnectorError)
                 wait = self._wait(attempt, None)
                 if wait is None:
                     raise self._unreachable(url, error) from error
@@ -113,7 +126,7 @@ class Outgoing:
         return wait is not None
 
     def _wait(self, attempt: int, named: float | None) -> float | None:
-        return self.options.retry.wait_seconds(attempt, named, self.options.chance)
+        return self.options.retry.wait_seconds(attempt, named, self.options.chance, self._was_reached)
 
     def _wait_after(self, response: aiohttp.ClientResponse, attempt: int) -> float | None:
         if response.status not in RETRIED_STATUSES:
@@ -142,8 +155,9 @@ class Outgoing:
         target, seen = url, 0
         while True:
             # Credentials are for the origin itself: not for a CDN, whoever redirects there.
-            sent = token if target.origin() == url.origin() else None
+            sent = token if target.origin() == self.options.places.origin.origin() else None
             response = await self._send(method, target, sent, headers)
+            self._was_reached = True
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 return response
@@ -156,6 +170,7 @@ class Outgoing:
     def _target(self, source: URL, location: str) -> URL:
         try:
             target = source.join(URL(location, encoded=True))
+            _ = (target.host, target.port, str(target).encode())  # yarl looks at these only when asked
         except ValueError as error:
             raise Forbidden(
                 f"{_named(source)} redirects to {shown(location)}, which is no address"
@@ -219,14 +234,27 @@ class Outgoing:
             named = find_named_wait(response.headers, self.options.clock.wall())
             later = f" in {named:.0f} s" if named is not None else " later"
             raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named)
-        if response.status in RETRIED_STATUSES or response.status >= 500:
+        if response.status in RETRIED_STATUSES or (response.status >= 500 and response.status != 501):
             raise Unreachable(f"{_named(url)} answers {response.status} {response.reason}; try again later")
+
+    def _untrusted(self, url: URL, error: aiohttp.ClientConnectorCertificateError) -> Unreachable:
+        return Unreachable(
+            f"{_named(url)} shows a certificate that is not trusted here: {error.certificate_error}; if your "
+            "network has a certificate authority of its own, name it in SSL_CERT_FILE or REQUESTS_CA_BUNDLE"
+        )
 
     def _unreachable(self, url: URL, error: Exception) -> Unreachable:
         cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return Unreachable(
             f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint"
         )
+
+
+def _parse(url: URL, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{_named(url)} answered with something that is no JSON: {error}") from error
 
 
 def _named(url: URL) -> str:

@@ -11,10 +11,12 @@ from yarl import URL
 
 from modelexpress.domain.errors import Corrupt, MxError
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest
-from modelexpress.domain.refs import ModelRef, is_commit
+from modelexpress.domain.refs import ModelRef, is_commit, shown
 
 MOST_FILES = 100_000
-_NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel="?next"?')
+MOST_PAGES = 1_000
+_MOST_BYTES = 2**63 - 1
+_NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel=(?:"next"|next(?![\w-]))')
 
 
 def read_commit(ref: ModelRef, answer: Any) -> str:
@@ -49,9 +51,14 @@ def read_siblings(ref: ModelRef, answer: Any) -> list[FileEntry]:
 def make_manifest(ref: ModelRef, commit: str, entries: Iterable[FileEntry]) -> Manifest:
     """The manifest of a listing. Raises Corrupt for files that cannot stand beside each other."""
     try:
-        return Manifest(ModelRef(ref.provider, ref.name), commit, tuple(entries))
+        manifest = Manifest(ModelRef(ref.provider, ref.name), commit, tuple(entries))
     except MxError as error:
         raise Corrupt(f"the origin's file list of {ref} cannot be used: {error}") from error
+    if manifest.total_bytes > _MOST_BYTES:
+        raise Corrupt(
+            f"the origin's file list of {ref} cannot be used: no disk holds {manifest.total_bytes} bytes"
+        )
+    return manifest
 
 
 def find_next_page(link: str, current: URL) -> URL | None:
@@ -59,9 +66,13 @@ def find_next_page(link: str, current: URL) -> URL | None:
     found = _NEXT.search(link)
     if found is None:
         return None
-    target = current.join(URL(found[1], encoded=True))
-    if target.origin() != current.origin():
-        raise Corrupt(f"the file list of {current.path} goes on at another host, {target.host}")
+    try:
+        target = current.join(URL(found[1], encoded=True))
+        is_here = target.origin() == current.origin()
+    except ValueError:
+        is_here = False
+    if not is_here:
+        raise Corrupt(f"the file list of {current.path} goes on at another host, {shown(found[1])}")
     return target
 
 
@@ -81,6 +92,8 @@ def _sibling_entry(item: dict[str, Any]) -> FileEntry:
 def _entry(path: Any, size: Any, oid: Any, sha256: Any, xet_hash: Any) -> FileEntry:
     if not isinstance(path, str) or not isinstance(size, int) or isinstance(size, bool):
         raise ValueError("a file is listed without a path or a size")
+    if size > _MOST_BYTES:
+        raise ValueError(f"no disk holds the size of {shown(path)}")
     digest = None
     if sha256:
         digest = Digest(DigestKind.SHA256, str(sha256).removeprefix("sha256:"))

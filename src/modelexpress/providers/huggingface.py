@@ -29,6 +29,7 @@ from modelexpress.providers.addresses import Places
 from modelexpress.providers.http import Outgoing, OutgoingOptions
 from modelexpress.providers.hub_listing import (
     MOST_FILES,
+    MOST_PAGES,
     find_next_page,
     make_manifest,
     read_commit,
@@ -36,7 +37,7 @@ from modelexpress.providers.hub_listing import (
     read_tree_page,
 )
 from modelexpress.providers.retry import RetryPolicy
-from modelexpress.providers.tokens import find_hub_token
+from modelexpress.providers.tokens import check_token, find_hub_token
 
 DEFAULT_BRANCH = "main"
 _PIECE_BYTES = 1024 * 1024
@@ -96,10 +97,12 @@ class HuggingFaceProvider:
         """All files of `commit`, by the tree listing, or by the description where a mirror has no tree."""
         token = self._token(caller)
         entries: list[FileEntry] = []
+        seen: set[URL] = set()
         url: URL | None = self._url(
             "api/models", ref.name, "tree", commit, query="recursive=true&expand=false"
         )
         while url is not None:
+            seen.add(url)
             page, response = await self._outgoing.get_json(url, token)
             if response.status in _NO_TREE and not entries:
                 return await self._list_siblings(ref, commit, token)
@@ -108,6 +111,8 @@ class HuggingFaceProvider:
             if len(entries) > MOST_FILES:
                 raise Corrupt(f"the origin lists more than {MOST_FILES} files of {ref}; refusing the listing")
             url = find_next_page(response.headers.get("Link", ""), response.url)
+            if url in seen or len(seen) >= MOST_PAGES:
+                raise Corrupt(f"the origin's file list of {ref} has no end; refusing the listing")
         return make_manifest(ref, commit, entries)
 
     async def read(
@@ -115,6 +120,8 @@ class HuggingFaceProvider:
     ) -> AsyncIterator[bytes]:
         """The bytes of `span` in order; after a reset it goes on where it was."""
         reading = _Reading(manifest, entry, span)
+        if entry.size and not span.length:
+            return  # no Range header can ask for nothing
         url = self._file_url(manifest, entry)
         attempt = 1
         while True:
@@ -141,11 +148,11 @@ class HuggingFaceProvider:
         an ungated repository's description has to do, and a gated one is refused.
         """
         token = self._token(caller)
-        _, response = await self._outgoing.get_json(self._url("api/models", ref.name, "auth-check"), token)
-        if response.status in (401, 403):
+        status = await self._outgoing.get_status(self._url("api/models", ref.name, "auth-check"), token)
+        if status in (401, 403):
             return False
-        if response.status != 404:
-            return response.status < 400
+        if status != 404:
+            return status < 400
         described, response = await self._outgoing.get_json(self._url("api/models", ref.name), token)
         return response.status < 400 and isinstance(described, dict) and not described.get("gated")
 
@@ -154,7 +161,7 @@ class HuggingFaceProvider:
         await self._outgoing.close()
 
     def _token(self, caller: Caller) -> str | None:
-        return caller.hub_token if caller.hub_token is not None else self._find_token()
+        return self._find_token() if caller.hub_token is None else check_token(caller.hub_token, "this call")
 
     async def _list_siblings(self, ref: ModelRef, commit: str, token: str | None) -> Manifest:
         url = self._revision_url(ref.at(commit)).with_query("blobs=true")

@@ -20,15 +20,18 @@ def find_proxy(url: URL, env: Mapping[str, str]) -> URL | None:
         excluded and proxy_bypass_environment(f"{url.host}:{url.port}", {"no": excluded})
     ):
         return None
-    text = _value(f"{url.scheme}_proxy", env) or _value("all_proxy", env)
-    return _parse(f"{url.scheme.upper()}_PROXY", text) if text else None
+    return _find(url.scheme, env) or _find("all", env)
 
 
 def find_proxy_hosts(env: Mapping[str, str]) -> frozenset[str]:
     """The host names of all configured proxies."""
-    values = [_value(f"{scheme}_proxy", env) for scheme in _SCHEMES]
-    hosts = [_parse("HTTPS_PROXY", text).host for text in values if text]
-    return frozenset(host for host in hosts if host)
+    proxies = [_find(scheme, env) for scheme in _SCHEMES]
+    return frozenset(proxy.host for proxy in proxies if proxy is not None and proxy.host)
+
+
+def _find(scheme: str, env: Mapping[str, str]) -> URL | None:
+    text = _value(f"{scheme}_proxy", env)
+    return _parse(f"{scheme.upper()}_PROXY", text) if text else None
 
 
 def _value(name: str, env: Mapping[str, str]) -> str:

@@ -20,17 +20,22 @@ class RetryPolicy:
     """Waits grow by doubling from `base_seconds` to `cap_seconds`; a wait the origin names is kept to.
 
     A request is given up after `max_attempts` without progress, or when the origin names a wait
-    that is longer than `patience_seconds`.
+    that is longer than `patience_seconds`. While the origin was never reached, which is rather a
+    wrong address or a missing network than an outage, `first_attempts` are enough.
     """
 
     max_attempts: int = 8
+    first_attempts: int = 4
     base_seconds: float = 0.5
     cap_seconds: float = 20.0
     patience_seconds: float = 120.0
 
-    def wait_seconds(self, attempt: int, named: float | None, chance: Random) -> float | None:
+    def wait_seconds(
+        self, attempt: int, named: float | None, chance: Random, was_reached: bool = True
+    ) -> float | None:
         """How long to wait after failed attempt number `attempt` (from 1); None: give up."""
-        if attempt >= self.max_attempts or (named is not None and named > self.patience_seconds):
+        most = self.max_attempts if was_reached else min(self.first_attempts, self.max_attempts)
+        if attempt >= most or (named is not None and named > self.patience_seconds):
             return None
         grown = min(self.base_seconds * 2 ** (attempt - 1), self.cap_seconds)
         # Jitter, so that many clients that failed together do not come back together.

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from modelexpress.domain.errors import Invalid
 
 _TRUE = frozenset({"1", "on", "yes", "true"})
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 def find_hub_token(env: Mapping[str, str]) -> str | None:
@@ -45,8 +48,14 @@ def _clean(text: str | None) -> str | None:
 
 def _token_path(env: Mapping[str, str]) -> Path:
     if env.get("HF_TOKEN_PATH"):
-        return Path(env["HF_TOKEN_PATH"]).expanduser()
+        return _expand(env["HF_TOKEN_PATH"], env)
     if env.get("HF_HOME"):
-        return Path(env["HF_HOME"]).expanduser() / "token"
-    cache = env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or "~") / ".cache"
-    return Path(cache).expanduser() / "huggingface" / "token"
+        return _expand(env["HF_HOME"], env) / "token"
+    return _expand(env.get("XDG_CACHE_HOME") or "~/.cache", env) / "huggingface" / "token"
+
+
+def _expand(text: str, env: Mapping[str, str]) -> Path:
+    filled = _VARIABLE.sub(lambda match: env.get(match[1] or match[2], match[0]), text)
+    if env.get("HOME") and (filled == "~" or filled.startswith("~/")):
+        return Path(env["HOME"] + filled[1:])
+    return Path(os.path.expanduser(filled))

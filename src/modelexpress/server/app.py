@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from modelexpress.domain.clock import Clock
@@ -22,6 +22,7 @@ from modelexpress.server.grpc_api import ApiService
 from modelexpress.server.grpc_cache import CacheService
 from modelexpress.server.grpc_health import HealthService
 from modelexpress.server.grpc_models import ModelService
+from modelexpress.server.grpc_standard_health import StandardHealth
 from modelexpress.server.grpc_transfer import TransferService
 from modelexpress.server.port import ServedCache
 from modelexpress.server.readiness import Readiness
@@ -30,6 +31,9 @@ from modelexpress.wire import api_pb2, cache_pb2, model_pb2, transfer_pb2
 from modelexpress.wire import health_pb2 as mx_health_pb2
 
 _LAST_WORDS_SECONDS = 1.0  # for telling those who still wait, once the time to finish is over
+# The library's own time limit is never to be reached: one that runs out while calls are cut by another
+# stop touches a server that is gone, and takes the process with it.
+_NEVER_SECONDS = 1e6
 _MOST_REQUEST_BYTES = 4 * 1024 * 1024
 _OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # else a second server on the port would take half of the calls, silently
@@ -75,18 +79,16 @@ async def open_server(
     """
     server = grpc.aio.server(options=_OPTIONS)
     readiness, streamer = Readiness(cache), FileStreamer(meter)
-    standard_health = health.aio.HealthServicer()
     services = _services(cache, readiness, streamer, options.version, clock)
+    services.append((_service(health_pb2, "Health"), StandardHealth(readiness, _names(services))))
     for descriptor, implementation in services:
         server.add_generic_rpc_handlers((make_handler(descriptor, implementation, meter),))
-    names = [descriptor.full_name for descriptor, _ in services]
-    health_pb2_grpc.add_HealthServicer_to_server(standard_health, server)
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    reflection.enable_server_reflection([*_names(services), reflection.SERVICE_NAME], server)
     port = _bind(server, options)
     await server.start()
     grace_seconds = 0.0  # after an error or a second signal nobody is waited for
     try:
-        async with _announcing(readiness, standard_health, names), readiness.watched():
+        async with readiness.watched():
             try:
                 yield Listening(options.host, port, readiness)
             finally:
@@ -94,16 +96,14 @@ async def open_server(
         grace_seconds = options.drain_seconds
     finally:
         try:
-            await _stop(server, cache, standard_health, grace_seconds)
+            await _stop(server, cache, grace_seconds)
         finally:
             streamer.close()
 
 
-async def _stop(
-    server: grpc.aio.Server, cache: ServedCache, servicer: health.aio.HealthServicer, drain_seconds: float
-) -> None:
+async def _stop(server: grpc.aio.Server, cache: ServedCache, drain_seconds: float) -> None:
     """Let running calls finish; who still waits for a pull then hears why it ends, before calls are cut."""
-    stopping = asyncio.create_task(_drain(server, servicer, drain_seconds + _LAST_WORDS_SECONDS))
+    stopping = asyncio.create_task(server.stop(_NEVER_SECONDS), name="draining")
     try:
         await asyncio.wait({stopping}, timeout=drain_seconds)
     finally:  # also when a second signal ends the waiting
@@ -113,9 +113,8 @@ async def _stop(
         await stopping
 
 
-async def _drain(server: grpc.aio.Server, servicer: health.aio.HealthServicer, grace_seconds: float) -> None:
-    await servicer.enter_graceful_shutdown()
-    await server.stop(grace_seconds)
+def _names(services: list[tuple[ServiceDescriptor, object]]) -> list[str]:
+    return [descriptor.full_name for descriptor, _ in services]
 
 
 def _services(
@@ -152,32 +151,3 @@ def _not_bound(options: ServerOptions) -> Busy:
         f"cannot listen on {options.host}:{options.port}: the port is taken by another process, or the "
         "address is not one of this machine; set server.port (--port) or server.host (--host)"
     )
-
-
-@asynccontextmanager
-async def _announcing(
-    readiness: Readiness, servicer: health.aio.HealthServicer, names: list[str]
-) -> AsyncIterator[None]:
-    """Keep the standard health service in step with our readiness while the body runs."""
-    changes: asyncio.Queue[bool] = asyncio.Queue()
-    readiness.on_change(changes.put_nowait)
-    await _announce(servicer, names, is_ready=False)
-    announcing = asyncio.create_task(_announce_changes(servicer, names, changes), name="health")
-    try:
-        yield
-    finally:
-        announcing.cancel()
-        await asyncio.gather(announcing, return_exceptions=True)
-
-
-async def _announce_changes(
-    servicer: health.aio.HealthServicer, names: list[str], changes: asyncio.Queue[bool]
-) -> None:
-    while True:
-        await _announce(servicer, names, await changes.get())
-
-
-async def _announce(servicer: health.aio.HealthServicer, names: list[str], is_ready: bool) -> None:
-    state = health_pb2.HealthCheckResponse
-    for name in ("", *names):
-        await servicer.set(name, state.SERVING if is_ready else state.NOT_SERVING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from modelexpress.domain.errors import MxError
@@ -24,12 +24,14 @@ class Readiness:
     def __init__(self, cache: ServedCache, look_seconds: float = _LOOK_SECONDS) -> None:
         self._cache = cache
         self._look_seconds = look_seconds
-        self._listeners: list[Callable[[bool], None]] = []
         self.problem: str | None = "starting"
+        self.changed = asyncio.Event()
+        """Set at the next change of `problem`, and then replaced by a new one."""
 
-    def on_change(self, listener: Callable[[bool], None]) -> None:
-        """Call `listener` with True or False whenever the server becomes or stops being ready."""
-        self._listeners.append(listener)
+    @property
+    def is_stopping(self) -> bool:
+        """True from `drain` on, for good."""
+        return self.problem == _STOPPING
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -62,13 +64,11 @@ class Readiness:
             self._set(None)
 
     def _set(self, problem: str | None) -> None:
-        if problem == self.problem or self.problem == _STOPPING:
+        if problem == self.problem or self.is_stopping:
             return
-        if problem == _STOPPING:
-            _log.info("not ready: %s", problem)
-        elif problem is not None:
-            _log.warning("not ready: %s", problem)
-        was_ready, self.problem = self.problem is None, problem
-        if was_ready != (problem is None):
-            for listener in self._listeners:
-                listener(problem is None)
+        if problem is not None:
+            level = logging.INFO if problem == _STOPPING else logging.WARNING
+            _log.log(level, "not ready: %s", problem)
+        self.problem = problem
+        self.changed.set()
+        self.changed = asyncio.Event()

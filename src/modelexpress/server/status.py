@@ -9,7 +9,7 @@ from modelexpress.domain import errors
 from modelexpress.domain.errors import MxError
 
 CODE_KEY = "mx-error-code"
-_MOST_DETAIL_CHARACTERS = 4000  # trailers share 8 KiB with everything else
+_MOST_DETAIL_BYTES = 4000  # trailers share 8 KiB with everything else
 
 STATUS: dict[type[MxError], grpc.StatusCode] = {
     errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -37,5 +37,11 @@ def status_of(error: MxError) -> grpc.StatusCode:
 
 def detail_of(error: MxError) -> str:
     """The error's words as a status can carry them."""
-    text = error.message
-    return text if len(text) <= _MOST_DETAIL_CHARACTERS else text[:_MOST_DETAIL_CHARACTERS] + "…"
+    text = error.message.encode("utf-8", "backslashreplace").decode()
+    left = _MOST_DETAIL_BYTES
+    for number, character in enumerate(text):
+        # On the wire everything but plain ASCII is percent-encoded: up to twelve bytes a character.
+        left -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if left < 0:
+            return text[:number] + "…"
+    return text

@@ -21,7 +21,10 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--throttle", type=int, default=0, help="bytes a second for each file")
-    asyncio.run(_serve(parser.parse_args()))
+    arguments = parser.parse_args()
+    if not arguments.directory.is_dir():
+        parser.error(f"{arguments.directory} is not a directory")
+    asyncio.run(_serve(arguments))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -17,86 +18,99 @@ from modelexpress.testing.hub.faults import Fault
 from modelexpress.testing.hub.log import Request
 
 _PIECE = 64 * 1024
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 async def send_file(
     request: web.Request, file: HubFile, headers: dict[str, str], fault: Fault | None, entry: Request
 ) -> web.StreamResponse:
     """Answer `request` with the bytes of `file`, whole or in the range asked for."""
-    span = (0, file.size)
-    wanted = request.headers.get("Range")
-    if wanted and not (fault and fault.action == "ignore_range"):
-        found = parse_range(wanted, file.size)
-        if found is None:
+    is_ignoring = fault is not None and fault.action == "ignore_range"
+    wanted = None if is_ignoring else find_range(request.headers.get("Range", ""), file.size)
+    start, end = wanted or (0, file.size)
+    if wanted is not None:
+        if start >= end:
+            entry.status = 416
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size}"})
-        span = found
-    is_partial = span != (0, file.size) or (
-        wanted is not None and not (fault and fault.action == "ignore_range")
-    )
-    if is_partial:
-        headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{file.size}"
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
     if fault is not None and fault.action == "etag":
         headers["ETag"] = '"' + "f" * 64 + '"'
-    response = web.StreamResponse(status=206 if is_partial else 200, headers=headers)
-    response.content_length = span[1] - span[0]
+    entry.status = 200 if wanted is None else 206
+    response = web.StreamResponse(status=entry.status, headers=headers)
+    response.content_type, response.content_length = "application/octet-stream", end - start
     await response.prepare(request)
     if request.method != "HEAD":
-        await _send_body(request, response, file, span, fault, entry)
+        # A client that has gone is no error of ours.
+        with contextlib.suppress(ConnectionResetError):
+            await _send_body(request, response, _Body(file, start, end, fault), entry)
     return response
 
 
-def parse_range(text: str, size: int) -> tuple[int, int] | None:
-    """Start and end (excluded) of a Range header; None when it cannot be satisfied."""
+def find_range(text: str, size: int) -> tuple[int, int] | None:
+    """Start and end (excluded) of the one range that a Range header names, empty if it cannot be
+    satisfied; None where there is none, or none that counts: the whole file is sent then.
+    """
     match = _RANGE.fullmatch(text.strip())
     if match is None or match.groups() == ("", ""):
-        return (0, size)
+        return None
     first, last = match.groups()
     if not first:
-        start, end = max(size - int(last), 0), size
-    else:
-        start, end = int(first), min(int(last) + 1, size) if last else size
-    return (start, end) if start < end else None
+        return max(size - int(last), 0), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
 
 
-async def _send_body(
-    request: web.Request,
-    response: web.StreamResponse,
-    file: HubFile,
-    span: tuple[int, int],
-    fault: Fault | None,
-    entry: Request,
-) -> None:
-    position = span[0]
-    async for piece in _pieces(file, span, fault):
-        if fault is not None and fault.action in ("reset", "truncate", "hold"):
-            before = max(fault.after - position, 0)
-            if before < len(piece):
-                await _write(response, piece[:before], entry)
-                if fault.action != "hold":
-                    _cut(request, is_reset=fault.action == "reset")
-                    return
-                await fault.released.wait()
-                position, piece = position + before, piece[before:]
-                fault = None
-        await _write(response, piece, entry)
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """The bytes of `file` from `start` to `end` (excluded), with what goes wrong on their way."""
+
+    file: HubFile
+    start: int
+    end: int
+    fault: Fault | None
+
+    def stop(self) -> int | None:
+        """Where sending is to be cut or held, if it is."""
+        if self.fault is None or self.fault.action not in ("reset", "truncate", "hold"):
+            return None
+        return max(self.fault.after, self.start)
+
+
+async def _send_body(request: web.Request, response: web.StreamResponse, body: _Body, entry: Request) -> None:
+    position, stop, fault = body.start, body.stop(), body.fault
+    async for piece in _pieces(body):
+        before = piece if stop is None else piece[: stop - position]
+        await _write(response, before, entry)
+        if fault is not None and stop is not None and len(before) < len(piece):
+            if fault.action != "hold":
+                _cut(request, is_reset=fault.action == "reset")
+                return
+            await fault.wait_released()
+            stop = None
+            await _write(response, piece[len(before) :], entry)
         position += len(piece)
     await response.write_eof()
 
 
 async def _write(response: web.StreamResponse, piece: bytes, entry: Request) -> None:
-    if piece:
-        with contextlib.suppress(ConnectionResetError):
+    # Counted first: whoever has read a byte finds it counted.
+    entry.bytes_sent += len(piece)
+    try:
+        if piece:
             await response.write(piece)
-            entry.bytes_sent += len(piece)
+    except ConnectionResetError:
+        entry.bytes_sent -= len(piece)
+        raise
 
 
-async def _pieces(file: HubFile, span: tuple[int, int], fault: Fault | None) -> AsyncIterator[bytes]:
+async def _pieces(body: _Body) -> AsyncIterator[bytes]:
+    fault = body.fault
     rate = fault.rate if fault is not None and fault.action == "throttle" else 0
     step = min(_PIECE, max(rate // 20, 1)) if rate else _PIECE
-    for start in range(span[0], span[1], step):
-        end = min(start + step, span[1])
-        piece = _slice(file, start, end)
+    for start in range(body.start, body.end, step):
+        end = min(start + step, body.end)
+        piece = _slice(body.file, start, end)
         if fault is not None and fault.action == "wrong_bytes" and start <= fault.after < end:
             at = fault.after - start
             piece = piece[:at] + bytes([piece[at] ^ 0xFF]) + piece[at + 1 :]

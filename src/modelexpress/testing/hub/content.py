@@ -28,13 +28,21 @@ class HubFile:
         """What the Hub vouches for: sha256 of an LFS file, git blob id of any other."""
         return self.sha256 or self.blob_id
 
+    @property
+    def pointer_size(self) -> int:
+        """How many bytes git keeps of an LFS file."""
+        return len(_pointer(self.sha256 or "", self.size))
+
     def read(self) -> bytes:
         """All bytes."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
 class Repository:
-    """A repository that is built up by commits; commit ids follow from the content."""
+    """A repository that is built up by commits; commit ids follow from the content.
+
+    With `has_xet` its LFS files are announced as Xet files too, but can be had by HTTP alone.
+    """
 
     def __init__(
         self,
@@ -51,6 +59,7 @@ class Repository:
         self.has_xet = has_xet
         self._lfs_bytes = lfs_bytes
         self._commits: dict[str, dict[str, HubFile]] = {}
+        self._changes: dict[str, dict[str, str]] = {}
         self.branches: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.pull_requests: dict[str, str] = {}
@@ -68,12 +77,18 @@ class Repository:
         named = "\n".join(f"{path} {tree[path].etag}" for path in sorted(tree))
         sha = hashlib.sha1(f"{self.name}\0{parent}\0{named}".encode(), usedforsecurity=False).hexdigest()
         self._commits[sha] = {path: tree[path] for path in sorted(tree)}
+        self._changes[sha] = {**self._changes.get(parent, {}), **dict.fromkeys(files, sha)}
         self.branches[branch] = sha
         return sha
 
     def files(self, commit: str) -> Mapping[str, HubFile]:
         """The files of a commit by path."""
         return self._commits[commit]
+
+    def last_change(self, commit: str, paths: Iterable[str]) -> str:
+        """The last commit up to `commit` that wrote one of `paths`."""
+        changed = {self._changes[commit][path] for path in paths}
+        return next(sha for sha in reversed(self._changes) if sha in changed)
 
     def find_commit(self, revision: str) -> str | None:
         """The commit that a branch, tag, `refs/pr/N`, or full or short id means."""
@@ -89,9 +104,13 @@ class Repository:
         if size < self._lfs_bytes and not path.endswith(LFS_SUFFIXES):
             return HubFile(path, size, _git_id(content, size), None, content)
         sha256 = _digest(hashlib.sha256(), content)
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+        pointer = _pointer(sha256, size)
         xet = hashlib.sha256(b"xet" + sha256.encode()).hexdigest() if self.has_xet else None
         return HubFile(path, size, _git_id(pointer, len(pointer)), sha256, content, xet)
+
+
+def _pointer(sha256: str, size: int) -> bytes:
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def _git_id(content: bytes | Path, size: int) -> str:

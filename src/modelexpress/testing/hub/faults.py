@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import random
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,10 +22,11 @@ class Fault:
     """One rule. It applies to requests of `kind` (api, tree, resolve: before a redirect; body: where
     the bytes come from) whose file matches `path`, `times` times (None: always) with `chance`.
 
-    status: answer `status` with `headers`. reset: cut the connection after `after` body bytes (0:
-    before any answer). truncate: the same, but an orderly close. wrong_bytes: flip the byte at
-    `after`. throttle: `rate` bytes a second. hold: stop after `after` bytes until `release`. hang:
-    never answer. ignore_range: send the whole file. etag: answer with another one.
+    status: answer `status` with `headers`. hang: no answer until `release`. reset: cut the connection
+    before any answer or, with `after`, in the body at that byte of the file. The others are about
+    bodies alone, and pass over other requests. truncate: an orderly close at byte `after`. wrong_bytes:
+    flip the byte at `after`. hold: stop at byte `after` until `release`. throttle: `rate` bytes a
+    second. ignore_range: send the whole file. etag: answer with another one.
     """
 
     action: Action
@@ -37,11 +39,31 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     rate: int = 0
     applied: int = 0
-    released: asyncio.Event = field(default_factory=asyncio.Event)
+    _released: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def release(self) -> None:
-        """Let a held body go on."""
-        self.released.set()
+        """Let what is held or hangs go on; from any thread."""
+        with self._lock:
+            if self._loop is None or self._loop.is_closed():
+                self._released.set()
+            else:
+                self._loop.call_soon_threadsafe(self._released.set)
+
+    async def wait_released(self) -> None:
+        """Return as soon as it has been released."""
+        with self._lock:
+            self._loop = asyncio.get_running_loop()
+        await self._released.wait()
+
+    def can_happen(self, kind: Kind, has_body: bool) -> bool:
+        """Whether a request of `kind`, answered with a file's bytes if `has_body`, can show it."""
+        if self.kind not in (kind, "any"):
+            return False
+        if self.action in ("status", "hang") or (self.action == "reset" and self.after == 0):
+            return True
+        return kind == "body" and (has_body or self.action == "etag")
 
 
 class Faults:
@@ -62,10 +84,10 @@ class Faults:
             fault.release()
         self._rules.clear()
 
-    def take(self, kind: Kind, path: str) -> Fault | None:
+    def take(self, kind: Kind, path: str, has_body: bool = True) -> Fault | None:
         """The fault of a request that begins now."""
         for fault in self._rules:
-            if fault.kind not in (kind, "any") or not fnmatch.fnmatchcase(path, fault.path):
+            if not fault.can_happen(kind, has_body) or not fnmatch.fnmatchcase(path, fault.path):
                 continue
             if fault.times is not None and fault.applied >= fault.times:
                 continue

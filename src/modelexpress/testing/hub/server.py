@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import ssl
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 from urllib.parse import quote, unquote
 
 from aiohttp import web
@@ -19,7 +19,12 @@ from aiohttp import web
 from modelexpress.testing.hub.bodies import cut_before_answer, send_file
 from modelexpress.testing.hub.content import HubFile, Repository
 from modelexpress.testing.hub.faults import Fault, Faults, Kind
+from modelexpress.testing.hub.listings import describe, paths_info, refs, tree
 from modelexpress.testing.hub.log import Request, RequestLog
+
+_WORDS = ("revision", "tree", "refs", "paths-info", "auth-check")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_EXPANDED_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +70,21 @@ class LocalHub:
     def add(self, repository: Repository) -> None:
         """Publish a repository."""
         self._repositories[repository.name] = repository
+        self._renamed.pop(repository.name, None)
 
     def remove(self, name: str) -> None:
         """Take a repository off the hub."""
         self._repositories.pop(name, None)
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a repository; requests for the old name are redirected."""
+        """Rename a repository; requests for the old name are redirected, and who had access keeps it."""
         repository = self._repositories.pop(old)
         repository.name = new
-        self._repositories[new] = repository
+        self.add(repository)
         self._renamed[old] = new
+        for names in self._grants.values():
+            if old in names:
+                names.add(new)
 
     def grant(self, token: str, *names: str) -> None:
         """Make `token` a known one, with access to private and gated repositories `names`."""
@@ -114,8 +123,8 @@ class LocalHub:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="local-hub", daemon=True)
         thread.start()
-        asyncio.run_coroutine_threadsafe(self.__aenter__(), loop).result()
         try:
+            asyncio.run_coroutine_threadsafe(self.__aenter__(), loop).result()
             yield self
         finally:
             asyncio.run_coroutine_threadsafe(self.__aexit__(None, None, None), loop).result()
@@ -127,37 +136,34 @@ class LocalHub:
 
     async def _dispatch(self, request: web.Request) -> web.StreamResponse:
         # The raw path: a file may be called '%2e', and a branch 'a/b' comes as 'a%2Fb'.
-        parts = [unquote(part) for part in request.rel_url.raw_path.lstrip("/").split("/")]
-        if parts == ["-", "sent"]:
-            return web.json_response({"bytes_sent": self.log.bytes_sent})
-        if parts[0] == "cdn":
-            return await self._serve_signed(request, parts[1])
-        if parts[:2] == ["api", "resolve-cache"]:
-            return await self._serve_small(request, "/".join(parts[3:5]), parts[5], "/".join(parts[6:]))
-        if parts[:2] == ["api", "whoami-v2"]:
-            return self._whoami(request)
-        if parts[:2] == ["api", "models"]:
-            return await self._api(request, parts[2:])
-        if "resolve" in parts[1:3]:
-            at = parts.index("resolve", 1)
-            return await self._resolve(
-                request, "/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :])
-            )
-        return web.Response(status=404, text="no such page")
+        parts = [unquote(part) for part in request.rel_url.raw_path.removeprefix("/").split("/")]
+        allowed = ("POST",) if parts[:2] == ["api", "models"] and "paths-info" in parts else ("GET", "HEAD")
+        if request.method not in allowed:
+            return web.Response(status=405, headers={"Allow": ", ".join(allowed)})
+        match parts:
+            case ["-", "sent"]:
+                return web.json_response({"bytes_sent": self.log.bytes_sent})
+            case ["cdn", signature]:
+                return await self._serve_signed(request, signature)
+            case ["api", "resolve-cache", "models", *rest]:
+                return await self._serve_small(request, rest)
+            case ["api", "whoami-v2"]:
+                return await self._whoami(request)
+            case ["api", "models", *rest]:
+                return await self._api(request, rest)
+            case [_, _, "resolve", revision, *path] | [_, "resolve", revision, *path] if path:
+                name = "/".join(parts[: len(parts) - len(path) - 2])
+                return await self._resolve(request, name, revision, "/".join(path))
+        return _no_such_page()
 
     async def _api(self, request: web.Request, parts: list[str]) -> web.StreamResponse:
-        words = ("revision", "tree", "refs", "paths-info", "auth-check")
-        at = next((n for n, part in enumerate(parts) if n > 0 and part in words), len(parts))
-        name, word, rest = (
-            "/".join(parts[:at]),
-            parts[at] if at < len(parts) else "",
-            parts[at + 1 :],
-        )
-        kind: Kind = "tree" if word == "tree" else "api"
-        entry, fault = self._begin(request, kind, name, "")
-        refusal = await self._refuse(
-            request, name, fault, is_file=word in ("tree", "paths-info", "auth-check")
-        )
+        at = next((n for n in (2, 1) if n < len(parts) and parts[n] in _WORDS), len(parts))
+        if at > 2:
+            return _no_such_page()
+        name, word, rest = "/".join(parts[:at]), "".join(parts[at : at + 1]), parts[at + 1 :]
+        entry, fault = self._begin(request, "tree" if word == "tree" else "api", name, "")
+        is_file = word in ("tree", "paths-info", "auth-check")
+        refusal = await self._refuse(request, name, fault, is_file)
         if refusal is not None:
             return _noted(entry, refusal)
         return _noted(entry, await self._answer_api(request, self._repositories[name], word, rest))
@@ -166,38 +172,39 @@ class LocalHub:
         self, request: web.Request, repository: Repository, word: str, rest: list[str]
     ) -> web.StreamResponse:
         if word == "auth-check":
-            return web.json_response({})
+            return _error(403, "", "This token may read only") if rest else web.json_response({})
         if word == "refs":
-            return web.json_response(_refs(repository))
+            return web.json_response(refs(repository, "include_prs" in request.query))
         revision = rest[0] if rest else "main"
         commit = repository.find_commit(revision)
         if commit is None:
             return _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if word == "tree":
-            if not self._options.has_tree:
-                return web.Response(status=404, text="no such route")
-            return self._tree(request, repository, commit)
+            return self._tree(request, repository, commit, "/".join(rest[1:]))
         if word == "paths-info":
-            form: Any = (
-                await request.json() if request.content_type.endswith("json") else await request.post()
-            )
-            wanted = form["paths"] if isinstance(form, dict) else form.getall("paths")
-            return web.json_response(
-                [_tree_row(f) for p, f in repository.files(commit).items() if p in wanted]
-            )
-        return web.json_response(_describe(repository, commit, has_blobs="blobs" in request.query))
+            return await _paths_info(request, repository, commit)
+        return web.json_response(describe(repository, commit, has_blobs="blobs" in request.query))
 
-    def _tree(self, request: web.Request, repository: Repository, commit: str) -> web.Response:
-        rows = [_tree_row(file) for file in repository.files(commit).values()]
-        folders = sorted({folder for row in rows for folder in _folders(row["path"])})
-        rows += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
-        rows.sort(key=lambda row: row["path"])
-        start, size = int(request.query.get("cursor", 0)), self._options.page_size
+    def _tree(
+        self, request: web.Request, repository: Repository, commit: str, folder: str
+    ) -> web.StreamResponse:
+        if not self._options.has_tree:
+            return _no_such_page()
+        query = request.query
+        is_expanded, cursor = _is_true(query.get("expand")), query.get("cursor", "0")
+        rows = tree(
+            repository, commit, folder, is_recursive=_is_true(query.get("recursive")), is_expanded=is_expanded
+        )
+        if rows is None:
+            return _error(404, "EntryNotFound", f"{folder} does not exist")
+        if not re.fullmatch(r"[0-9]{1,9}", cursor):
+            return _error(400, "", "Invalid cursor")
+        size = min(self._options.page_size, _EXPANDED_PAGE) if is_expanded else self._options.page_size
+        start, end = int(cursor), int(cursor) + size
         headers = {}
-        if start + size < len(rows):
-            following = request.url.update_query(cursor=start + size)
-            headers["Link"] = f'<{following}>; rel="next"'
-        return web.json_response(rows[start : start + size], headers=headers)
+        if end < len(rows):
+            headers["Link"] = f'<{request.url.update_query(cursor=end)}>; rel="next"'
+        return web.json_response(rows[start:end], headers=headers)
 
     async def _resolve(self, request: web.Request, name: str, revision: str, path: str) -> web.StreamResponse:
         entry, fault = self._begin(request, "resolve", name, path)
@@ -210,30 +217,45 @@ class LocalHub:
             return _noted(entry, _error(404, "RevisionNotFound", f"Invalid rev id: {revision}"))
         file = repository.files(commit).get(path)
         if file is None:
-            return _noted(entry, _error(404, "EntryNotFound", f"{path} does not exist"))
+            refusal = _error(404, "EntryNotFound", f"{path} does not exist")
+            refusal.headers["X-Repo-Commit"] = commit
+            return _noted(entry, refusal)
         if file.sha256 is None:
             return _noted(entry, _redirect_small(repository, commit, file))
+        headers = self._lfs_headers(repository, commit, file)
         if not self._options.has_cdn:
-            return await self._send(
-                request, file, {**_lfs_headers(commit, file), "ETag": f'"{file.etag}"'}, entry
-            )
+            entry.status = 200
+            return await self._serve_in_place(request, name, file, headers)
         signature = secrets.token_urlsafe(16)
         self._signed[signature] = (repository, file)
-        location = f"{self.cdn_endpoint}/cdn/{signature}?Signature=secret"
-        return _noted(
-            entry, web.Response(status=302, headers={**_lfs_headers(commit, file), "Location": location})
-        )
+        headers["Location"] = f"{self.cdn_endpoint}/cdn/{signature}?Signature=secret"
+        return _noted(entry, web.Response(status=302, headers=headers))
 
-    async def _serve_small(
-        self, request: web.Request, name: str, commit: str, path: str
+    async def _serve_in_place(
+        self, request: web.Request, name: str, file: HubFile, headers: dict[str, str]
     ) -> web.StreamResponse:
+        entry, fault = self._begin(request, "body", name, file.path)
+        refusal = await self._misbehave(request, fault)
+        if refusal is not None:
+            return _noted(entry, refusal)
+        return await send_file(request, file, {**headers, "ETag": f'"{file.etag}"'}, fault, entry)
+
+    async def _serve_small(self, request: web.Request, parts: list[str]) -> web.StreamResponse:
+        # A name has one part or two; the commit behind it is a full one.
+        at = next((n for n in (2, 1) if n < len(parts) and _COMMIT.fullmatch(parts[n])), None)
+        if at is None:
+            return _no_such_page()
+        name, commit, path = "/".join(parts[:at]), parts[at], "/".join(parts[at + 1 :])
         entry, fault = self._begin(request, "body", name, path)
         refusal = await self._refuse(request, name, fault, is_file=True)
         if refusal is not None:
             return _noted(entry, refusal)
-        file = self._repositories[name].files(commit)[path]
+        repository = self._repositories[name]
+        file = repository.files(commit).get(path) if repository.find_commit(commit) else None
+        if file is None:
+            return _noted(entry, _error(404, "EntryNotFound", f"{path} does not exist"))
         headers = {"ETag": f'"{file.etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        return await self._send(request, file, headers, entry, fault)
+        return await send_file(request, file, headers, fault, entry)
 
     async def _serve_signed(self, request: web.Request, signature: str) -> web.StreamResponse:
         found = self._signed.get(signature)
@@ -249,25 +271,15 @@ class LocalHub:
         assert file.sha256 is not None
         # A CDN has etags of its own, which look like digests and are none.
         headers = {"ETag": f'"{file.sha256[::-1]}"', "Accept-Ranges": "bytes"}
-        return await self._send(request, file, headers, entry, fault)
+        return await send_file(request, file, headers, fault, entry)
 
-    async def _send(
-        self,
-        request: web.Request,
-        file: HubFile,
-        headers: dict[str, str],
-        entry: Request,
-        fault: Fault | None = None,
-    ) -> web.StreamResponse:
-        return _noted(entry, await send_file(request, file, headers, fault, entry))
-
-    def _whoami(self, request: web.Request) -> web.Response:
-        token = _token(request)
-        if token not in self._grants:
-            return _error(401, "", "Invalid username or password.")
-        return web.json_response(
-            {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "read"}}}
-        )
+    async def _whoami(self, request: web.Request) -> web.StreamResponse:
+        entry, fault = self._begin(request, "api", "", "")
+        refusal = await self._misbehave(request, fault)
+        if refusal is None and entry.token not in self._grants:
+            refusal = _error(401, "", "Invalid username or password.")
+        user = {"type": "user", "name": "tester", "auth": {"accessToken": {"role": "read"}}}
+        return _noted(entry, refusal or web.json_response(user))
 
     # -- access and faults
 
@@ -278,7 +290,7 @@ class LocalHub:
             _token(request), headers.get("Range"), headers.get("Via"),
         )  # fmt: skip
         self.log.requests.append(entry)
-        return entry, self.faults.take(kind, path)
+        return entry, self.faults.take(kind, path, has_body=request.method != "HEAD")
 
     async def _refuse(
         self, request: web.Request, name: str, fault: Fault | None, is_file: bool
@@ -292,7 +304,7 @@ class LocalHub:
         token = _token(request)
         repository = self._repositories.get(name)
         if token is not None and token not in self._grants:
-            return _error(401, "", "Invalid username or password.")
+            return _error(401, "", "Invalid credentials in Authorization header")
         has_access = token is not None and name in self._grants.get(token, ())
         if repository is None or (repository.is_private and not has_access):
             return _error(404 if token else 401, "RepoNotFound", "Repository not found")
@@ -306,16 +318,53 @@ class LocalHub:
         if fault.action == "status":
             return web.Response(status=fault.status, headers=dict(fault.headers), text="fault")
         if fault.action == "hang":
-            await fault.released.wait()
+            await fault.wait_released()
         if fault.action == "reset" and fault.after == 0:
             cut_before_answer(request)
             return web.Response(status=500)
         return None
 
+    def _lfs_headers(self, repository: Repository, commit: str, file: HubFile) -> dict[str, str]:
+        headers = {
+            "X-Repo-Commit": commit,
+            "X-Linked-Etag": f'"{file.etag}"',
+            "X-Linked-Size": str(file.size),
+            "Accept-Ranges": "bytes",
+        }
+        if file.xet_hash is not None:
+            route = f"{self.endpoint}/api/models/{repository.name}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": file.xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
+        return headers
+
+
+async def _paths_info(request: web.Request, repository: Repository, commit: str) -> web.Response:
+    try:
+        wanted, expand = await _read_wanted(request)
+    except (ValueError, LookupError, TypeError):
+        return _error(400, "", "paths: expected a list of paths")
+    return web.json_response(paths_info(repository, commit, wanted, _is_true(expand)))
+
+
+async def _read_wanted(request: web.Request) -> tuple[set[str], str]:
+    if request.content_type.endswith("json"):
+        body = await request.json()
+        paths = body["paths"]
+        return {paths} if isinstance(paths, str) else set(paths), str(body.get("expand"))
+    form = await request.post()
+    return {str(path) for path in form.getall("paths")}, str(form.get("expand"))
+
+
+def _is_true(text: str | None) -> bool:
+    return (text or "").lower() in ("true", "1")
+
 
 def _noted(entry: Request, response: web.StreamResponse) -> web.StreamResponse:
     entry.status = response.status
     return response
+
+
+def _no_such_page() -> web.Response:
+    return web.Response(status=404, text="no such page")
 
 
 def _token(request: web.Request) -> str | None:
@@ -324,78 +373,16 @@ def _token(request: web.Request) -> str | None:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    headers = {"X-Error-Message": message}
+    # What was asked for may hold anything, a header may not.
+    headers = {"X-Error-Message": "".join(c if c.isprintable() and c.isascii() else "?" for c in message)}
     if code:
         headers["X-Error-Code"] = code
     return web.json_response({"error": message}, status=status, headers=headers)
 
 
 def _redirect_small(repository: Repository, commit: str, file: HubFile) -> web.Response:
-    location = f"/api/resolve-cache/models/{repository.name}/{commit}/{quote(file.path)}"
+    # The real one has the etag in the query as well: a client must carry that over as it is.
+    query = f"etag=%22{file.etag}%22"
+    location = f"/api/resolve-cache/models/{repository.name}/{commit}/{quote(file.path)}?{query}"
     headers = {"Location": location, "X-Repo-Commit": commit, "X-Linked-Etag": f'"{file.etag}"'}
     return web.Response(status=307, headers=headers)
-
-
-def _lfs_headers(commit: str, file: HubFile) -> dict[str, str]:
-    headers = {
-        "X-Repo-Commit": commit,
-        "X-Linked-Etag": f'"{file.etag}"',
-        "X-Linked-Size": str(file.size),
-        "Accept-Ranges": "bytes",
-    }
-    if file.xet_hash is not None:
-        headers["X-Xet-Hash"] = file.xet_hash
-    return headers
-
-
-def _refs(repository: Repository) -> dict[str, Any]:
-    def rows(names: dict[str, str], kind: str) -> list[dict[str, str]]:
-        return [
-            {"name": n, "ref": f"refs/{kind}/{n}", "targetCommit": sha} for n, sha in sorted(names.items())
-        ]
-
-    return {
-        "branches": rows(repository.branches, "heads"),
-        "tags": rows(repository.tags, "tags"),
-        "converts": [],
-    }
-
-
-def _tree_row(file: HubFile) -> dict[str, Any]:
-    row: dict[str, Any] = {"type": "file", "oid": file.blob_id, "size": file.size, "path": file.path}
-    if file.sha256 is not None:
-        row["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": 130}
-    if file.xet_hash is not None:
-        row["xetHash"] = file.xet_hash
-    return row
-
-
-def _folders(path: str) -> list[str]:
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: number + 1]) for number in range(len(parts))]
-
-
-def _describe(repository: Repository, commit: str, has_blobs: bool) -> dict[str, Any]:
-    files = repository.files(commit).values()
-    return {
-        "_id": commit[:24],
-        "id": repository.name,
-        "modelId": repository.name,
-        "sha": commit,
-        "private": repository.is_private,
-        "gated": "manual" if repository.is_gated else False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": [],
-        "siblings": [_sibling(file, has_blobs) for file in files],
-    }
-
-
-def _sibling(file: HubFile, has_blobs: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"rfilename": file.path}
-    if has_blobs:
-        row |= {"size": file.size, "blobId": file.blob_id}
-        if file.sha256 is not None:
-            row["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": 130}
-    return row

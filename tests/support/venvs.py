@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Throw-away environments with other versions of a package, and programs run inside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def make_venv(folder: Path, requirement: str, env: Mapping[str, str]) -> Path:
+    """The interpreter of an environment below `folder` with `requirement` in it; the test is skipped
+    where that cannot be installed. The same requirement is installed once.
+    """
+    place = folder / re.sub(r"\W+", "-", requirement)
+    python = place / "bin" / "python"
+    is_ready = place / "installed"
+    if not is_ready.exists():
+        _run([sys.executable, "-m", "venv", "--clear", "--without-pip", place], env)
+        _install(python, requirement, env)
+        is_ready.touch()
+    return python
+
+
+def run_in_venv(python: Path, program: str, *arguments: str | Path, **variables: str) -> Any:
+    """What `program` prints as JSON when it is run with warnings as errors and nothing of ours around."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **variables}
+    done = _run([python, "-W", "error", "-c", program, *arguments], env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _install(python: Path, requirement: str, env: Mapping[str, str]) -> None:
+    done = _run([sys.executable, "-m", "pip", "--python", python, "install", "-q", requirement], env)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["pip says nothing"]
+        pytest.skip(f"{requirement} cannot be installed here: {lines[-1]}")
+
+
+def _run(command: list[str | Path], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=170)
