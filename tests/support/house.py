@@ -74,12 +74,17 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
 
 
 @asynccontextmanager
-async def open_house(hub: LocalHub, tmp_path: Path, **settings: object) -> AsyncIterator[House]:
-    """A server over `hub` with a cache of its own; `settings` by key with `__` for the dot."""
+async def open_house(
+    hub: LocalHub, tmp_path: Path, outgoing_env: Mapping[str, str] | None = None, **settings: object
+) -> AsyncIterator[House]:
+    """A server over `hub` with a cache of its own; `settings` by key with `__` for the dot.
+
+    `outgoing_env` is added to what the server's way to its origin sees.
+    """
     loaded, env = server_settings(hub, tmp_path, **settings)
     metrics = Metrics("test", "sqlite", "")
     options = HubOptions(hub.endpoint, ("localhost", "127.0.0.1"), 5.0, QUICK)
-    providers = {ProviderKind.HUGGING_FACE: make_provider(options, env)}
+    providers = {ProviderKind.HUGGING_FACE: make_provider(options, {**env, **(outgoing_env or {})})}
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)
         async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
