@@ -34,7 +34,8 @@ ROUND_TRIP = """
 import json, sys
 from google.protobuf import json_format
 from modelexpress.wire import model_pb2, transfer_pb2
-kinds = {"chunk": model_pb2.FileChunk, "status": model_pb2.ModelStatusUpdate, "page": transfer_pb2.ManifestPage}
+kinds = {"chunk": model_pb2.FileChunk, "status": model_pb2.ModelStatusUpdate}
+kinds["page"] = transfer_pb2.ManifestPage
 told = {}
 for name, text in zip(sys.argv[1::2], sys.argv[2::2]):
     message = kinds[name].FromString(bytes.fromhex(text))
@@ -49,9 +50,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def python(
-    version: str, tmp_path_factory: pytest.TempPathFactory, outer_environment: dict[str, str]
-) -> Path:
+def python(version: str, tmp_path_factory: pytest.TempPathFactory, outer_environment: dict[str, str]) -> Path:
     folder = tmp_path_factory.getbasetemp() / "venvs"
     return make_venv(folder, f"protobuf=={version}", outer_environment)
 
@@ -85,7 +84,9 @@ def test_messages_written_here_are_read_there_and_written_back_unchanged(python:
     )
     page = transfer_pb2.ManifestPage(
         commit="d" * 40,
-        files=[transfer_pb2.ManifestFile(path=f"f{n}", size=n, digest="sha256:" + "0" * 64) for n in range(3)],
+        files=[
+            transfer_pb2.ManifestFile(path=f"f{n}", size=n, digest="sha256:" + "0" * 64) for n in range(3)
+        ],
         next="f2",
     )
     sent = {"chunk": chunk, "status": status, "page": page}

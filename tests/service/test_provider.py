@@ -112,10 +112,12 @@ async def test_an_old_mirror_without_a_tree_lists_the_same_files(
     hub: LocalHub, provider: HuggingFaceProvider
 ) -> None:
     new = await list_all(provider)
-    async with LocalHub([tiny_model(NAME)], HubOptions(has_tree=False, has_cdn=False)) as mirror:
-        async with open_provider(mirror) as old_provider:
-            old = await list_all(old_provider)
-            assert await read_all(old_provider, old) == tiny_files()
+    async with (
+        LocalHub([tiny_model(NAME)], HubOptions(has_tree=False, has_cdn=False)) as mirror,
+        open_provider(mirror) as old_provider,
+    ):
+        old = await list_all(old_provider)
+        assert await read_all(old_provider, old) == tiny_files()
 
     assert old == new
 
@@ -420,14 +422,16 @@ async def test_offline_what_is_here_is_served_and_nothing_is_asked(hub: LocalHub
     async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
         online = await client.pull(NAME)
     hub.log.clear()
-    async with open_house(hub, tmp_path, origin__offline=True) as house:
-        async with house.client(tmp_path / "other") as client:
-            assert (await client.ensure(NAME)).was_hit
-            offline = await client.pull(NAME)
-            pinned = await client.pull(ModelRef.parse(NAME, revision=online.commit))
-            for missing in ("demo/other", f"{NAME}@v9", f"{NAME}@{'0' * 40}"):
-                with pytest.raises(NotFound, match="offline"):
-                    await client.pull(missing)
+    async with (
+        open_house(hub, tmp_path, origin__offline=True) as house,
+        house.client(tmp_path / "other") as client,
+    ):
+        assert (await client.ensure(NAME)).was_hit
+        offline = await client.pull(NAME)
+        pinned = await client.pull(ModelRef.parse(NAME, revision=online.commit))
+        for missing in ("demo/other", f"{NAME}@v9", f"{NAME}@{'0' * 40}"):
+            with pytest.raises(NotFound, match="offline"):
+                await client.pull(missing)
 
     assert hub.log.requests == []
     assert pinned.commit == offline.commit == online.commit
@@ -438,8 +442,10 @@ async def test_offline_a_callers_token_is_not_asked_about(hub: LocalHub, tmp_pat
     async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
         await client.pull(NAME)
     hub.log.clear()
-    async with open_house(hub, tmp_path, origin__offline=True) as house:
-        async with house.client(tmp_path / "other", hub_token="hf_member") as client:
-            assert (await client.ensure(NAME)).was_hit
+    async with (
+        open_house(hub, tmp_path, origin__offline=True) as house,
+        house.client(tmp_path / "other", hub_token="hf_member") as client,
+    ):
+        assert (await client.ensure(NAME)).was_hit
 
     assert hub.log.requests == []

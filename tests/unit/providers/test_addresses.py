@@ -17,12 +17,40 @@ ORIGIN = URL("https://huggingface.co/a/b/resolve/main/x")
 PLACES = Places(URL("https://huggingface.co"), frozenset({"cache.internal", "10.9.9.9"}))
 
 PRIVATE = [
-    "127.0.0.1", "127.9.9.9", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
-    "100.64.0.1", "0.0.0.0", "255.255.255.255", "224.0.0.1", "198.18.0.1", "192.0.2.1", "240.0.0.1",
-    "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1", "2001:db8::1",
-    "::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0a00:0001", "2002:7f00:1::", "2002:0a00:0001::1",
-    "64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "::127.0.0.1", "::10.0.0.1", "[::1]",
-]  # fmt: skip
+    "127.0.0.1",
+    "127.9.9.9",
+    "10.0.0.1",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "255.255.255.255",
+    "224.0.0.1",
+    "198.18.0.1",
+    "192.0.2.1",
+    "240.0.0.1",
+    "::",
+    "::1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fc00::1",
+    "fd00:ec2::254",
+    "ff02::1",
+    "fec0::1",
+    "2001:db8::1",
+    "::ffff:127.0.0.1",
+    "::ffff:a9fe:a9fe",
+    "::ffff:0a00:0001",
+    "2002:7f00:1::",
+    "2002:0a00:0001::1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::169.254.169.254",
+    "::127.0.0.1",
+    "::10.0.0.1",
+    "[::1]",
+]
 ODD = [
     "127.1",
     "127.0.1",
@@ -60,10 +88,18 @@ def test_no_spelling_of_a_private_address_passes(proof_count: Callable[[int], in
         number = int(net.network_address) + chance.randrange(net.num_addresses)
         a, b, c, d = number.to_bytes(4, "big")
         spellings = [
-            f"{a}.{b}.{c}.{d}", f"{a}.{b}.{c * 256 + d}", f"{a}.{number & 0xFFFFFF}", str(number), hex(number),
-            f"{a:#o}.{b:#x}.{c}.{d}".replace("0o", "0"), f"::ffff:{a}.{b}.{c}.{d}", f"64:ff9b::{a}.{b}.{c}.{d}",
-            f"2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1", f"::{a}.{b}.{c}.{d}", f"{a}.{b}.{c}.{d}.",
-        ]  # fmt: skip
+            f"{a}.{b}.{c}.{d}",
+            f"{a}.{b}.{c * 256 + d}",
+            f"{a}.{number & 0xFFFFFF}",
+            str(number),
+            hex(number),
+            f"{a:#o}.{b:#x}.{c}.{d}".replace("0o", "0"),
+            f"::ffff:{a}.{b}.{c}.{d}",
+            f"64:ff9b::{a}.{b}.{c}.{d}",
+            f"2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1",
+            f"::{a}.{b}.{c}.{d}",
+            f"{a}.{b}.{c}.{d}.",
+        ]
         assert [spelling for spelling in spellings if not is_private(spelling)] == [], seed
 
 

@@ -67,9 +67,27 @@ def test_a_file_that_nothing_vouches_for_is_listed_without_a_digest() -> None:
 
 
 HOSTILE_PATHS = [
-    "../evil", "a/../../evil", "..", ".", "a/./b", "/etc/passwd", "//evil", "a//b", "a/", "", "a\0b", "a\nb",
-    "a\x7fb", "a\x1b[2Jb", "a\\..\\evil", "C:\\evil", "\ud800", "x" * 256, "ü" * 128, "a/" * 2100 + "b",
-]  # fmt: skip
+    "../evil",
+    "a/../../evil",
+    "..",
+    ".",
+    "a/./b",
+    "/etc/passwd",
+    "//evil",
+    "a//b",
+    "a/",
+    "",
+    "a\0b",
+    "a\nb",
+    "a\x7fb",
+    "a\x1b[2Jb",
+    "a\\..\\evil",
+    "C:\\evil",
+    "\ud800",
+    "x" * 256,
+    "ü" * 128,
+    "a/" * 2100 + "b",
+]
 
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS, ids=ascii)
@@ -112,10 +130,22 @@ def test_the_sizes_together_may_not_be_more_than_any_disk_holds() -> None:
 
 
 BAD_DIGESTS = [
-    {"oid": "A" * 40}, {"oid": "a" * 39}, {"oid": "a" * 41}, {"oid": "g" * 40}, {"oid": "../" + "a" * 37},
-    {"oid": 5}, {"oid": ["a" * 40]}, {"lfs": {"oid": "b" * 63}}, {"lfs": {"oid": "B" * 64}}, {"lfs": {"oid": 1}},
-    {"lfs": "x"}, {"lfs": ["x"]}, {"lfs": 1}, {"lfs": {"size": 7}}, {"lfs": {"oid": {"sha": SHA}}},
-]  # fmt: skip
+    {"oid": "A" * 40},
+    {"oid": "a" * 39},
+    {"oid": "a" * 41},
+    {"oid": "g" * 40},
+    {"oid": "../" + "a" * 37},
+    {"oid": 5},
+    {"oid": ["a" * 40]},
+    {"lfs": {"oid": "b" * 63}},
+    {"lfs": {"oid": "B" * 64}},
+    {"lfs": {"oid": 1}},
+    {"lfs": "x"},
+    {"lfs": ["x"]},
+    {"lfs": 1},
+    {"lfs": {"size": 7}},
+    {"lfs": {"oid": {"sha": SHA}}},
+]
 
 
 @pytest.mark.parametrize("changed", BAD_DIGESTS, ids=repr)
@@ -136,8 +166,21 @@ def test_a_page_of_another_shape_refuses_the_listing(page: Any) -> None:
         listed(page)
 
 
-@pytest.mark.parametrize("answer", [None, [], "x", {}, {"siblings": None}, {"siblings": {}}, {"siblings": [None]},
-                                    {"siblings": ["x"]}, {"siblings": [{}]}, {"siblings": [{"rfilename": "a"}]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "x",
+        {},
+        {"siblings": None},
+        {"siblings": {}},
+        {"siblings": [None]},
+        {"siblings": ["x"]},
+        {"siblings": [{}]},
+        {"siblings": [{"rfilename": "a"}]},
+    ],
+)
 def test_a_description_of_another_shape_refuses_the_listing(answer: Any) -> None:
     with pytest.raises(Corrupt, match="demo/tiny"):
         read_siblings(REF, answer)
@@ -211,11 +254,19 @@ def test_the_last_page_has_none(link: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "https://evil.example/next", "//evil.example/next", "http://hub.example/next", "https://hub.example:8443/x",
-        "file:///etc/passwd", "http://127.0.0.1/", "https://hub.example@evil.example/x", "https://[::1",
-        "https://hub.example:99999/x", "https://hub.example:abc/x", "javascript:alert(1)",
+        "https://evil.example/next",
+        "//evil.example/next",
+        "http://hub.example/next",
+        "https://hub.example:8443/x",
+        "file:///etc/passwd",
+        "http://127.0.0.1/",
+        "https://hub.example@evil.example/x",
+        "https://[::1",
+        "https://hub.example:99999/x",
+        "https://hub.example:abc/x",
+        "javascript:alert(1)",
     ],
-)  # fmt: skip
+)
 def test_a_list_that_goes_on_elsewhere_is_refused(address: str) -> None:
     with pytest.raises(Corrupt, match="another"):
         find_next_page(f'<{address}>; rel="next"', PAGE)

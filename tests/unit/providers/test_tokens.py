@@ -55,7 +55,11 @@ def environments(root: Path) -> dict[str, dict[str, str]]:
         "token path in the home": {**home, "HF_TOKEN_PATH": "~/.cache/huggingface/token"},
         "token path to nothing": {**home, "HF_TOKEN_PATH": str(root / "missing")},
         "blank file": {**home, "HF_TOKEN_PATH": str(root / "blank/token")},
-        "token path and variable": {**home, "HF_TOKEN_PATH": str(root / "elsewhere/token"), "HF_TOKEN": "hf_v"},
+        "token path and variable": {
+            **home,
+            "HF_TOKEN_PATH": str(root / "elsewhere/token"),
+            "HF_TOKEN": "hf_v",
+        },
         "hf home": {**home, "HF_HOME": str(root / "hf")},
         "hf home in the home": {**home, "HF_HOME": "~/.cache/huggingface"},
         "hf home by a variable": {**home, "BASE": str(root), "HF_HOME": "${BASE}/hf"},
@@ -63,7 +67,9 @@ def environments(root: Path) -> dict[str, dict[str, str]]:
         "unknown variable": {**home, "HF_HOME": "$NOBODY_SET_THIS/hf"},
         "xdg by a variable": {**home, "BASE": str(root), "XDG_CACHE_HOME": "$BASE/xdg"},
         "hf home and token path": {
-            **home, "HF_HOME": str(root / "hf"), "HF_TOKEN_PATH": str(root / "elsewhere/token"),
+            **home,
+            "HF_HOME": str(root / "hf"),
+            "HF_TOKEN_PATH": str(root / "elsewhere/token"),
         },
         "xdg": {**home, "XDG_CACHE_HOME": str(root / "xdg")},
         "xdg and hf home": {**home, "XDG_CACHE_HOME": str(root / "xdg"), "HF_HOME": str(root / "hf")},
@@ -71,7 +77,7 @@ def environments(root: Path) -> dict[str, dict[str, str]]:
         "not implicit, said in words": {**home, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "True"},
         "implicit after all": {**home, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"},
         "not implicit, path": {**home, **off, "HF_TOKEN_PATH": str(root / "elsewhere/token")},
-    }  # fmt: skip
+    }
 
 
 def judged(cases: Mapping[str, Mapping[str, str]]) -> dict[str, str | None]:
@@ -89,8 +95,15 @@ def test_the_token_is_the_one_that_huggingface_hub_finds(tmp_path: Path) -> None
 
     assert found == judged(cases)
     assert set(found.values()) == {
-        None, "hf_login", "hf_home", "hf_xdg", "hf_elsewhere", "hf_variable", "hf_old", "hf_v",
-    }  # fmt: skip
+        None,
+        "hf_login",
+        "hf_home",
+        "hf_xdg",
+        "hf_elsewhere",
+        "hf_variable",
+        "hf_old",
+        "hf_v",
+    }
 
 
 def test_a_variable_is_a_decision_that_the_implicit_switch_does_not_undo(tmp_path: Path) -> None:
