@@ -84,15 +84,17 @@ def main() -> int:
 
 def show_all(folder: Path, stack: ExitStack, origin: Origin) -> None:
     """Pull in every way, check every file, and print the table."""
-    out.print(f"[bold]{NAME}[/] from {origin.said}")
+    out.print(f"[bold]{NAME}[/] from {origin.said}", soft_wrap=True)
     server = stack.enter_context(serving(folder / "server", origin.endpoint))
-    out.print(f"server at {server.endpoint}, registry in SQLite, cache in {server.cache}")
+    out.print(f"server at {server.endpoint}, registry in SQLite, cache in {server.cache}", soft_wrap=True)
     rows = [
-        pull_shared("cold: from the origin, through the server", server, origin),
-        pull_shared("warm: the same again", server, origin),
-        pull_apart(f"{CLIENTS_AT_ONCE} clients at once, no shared storage", server, folder, origin),
+        pull_shared("cold, through the server", server, origin),
+        pull_shared("warm, the same again", server, origin),
+        pull_apart(f"{CLIENTS_AT_ONCE} at once, no shared storage", server, folder, origin),
     ]
     out.print(as_table(rows))
+    if rows[0].origin_bytes not in (None, rows[0].delivered_bytes):
+        raise DemoFailed(f"the cold pull read {rows[0].origin_bytes} bytes, not {rows[0].delivered_bytes}")
     if rows[1].origin_bytes:
         raise DemoFailed(f"the warm pull read {rows[1].origin_bytes} bytes from the origin")
     if rows[2].origin_bytes:
@@ -239,9 +241,11 @@ def difference(before: int | None, origin: Origin) -> int | None:
 def as_table(rows: list[Row]) -> Table:
     """The table that the demo is about."""
     table = Table(
-        "what", title="pulled once, proven everywhere", caption="seconds include starting the command"
+        title="pulled once, proven everywhere",
+        caption="seconds include starting the command",
     )
-    for heading in ("bytes from the origin", "seconds", "MB/s", "verified files"):
+    table.add_column("what", no_wrap=True)
+    for heading in ("origin bytes", "seconds", "MB/s", "verified files"):
         table.add_column(heading, justify="right")
     for row in rows:
         origin = "not counted" if row.origin_bytes is None else f"{row.origin_bytes:,}"
