@@ -33,9 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def proof_count() -> Callable[[int], int]:
-    """How often to repeat a proof: PROOF_COUNT under `make prove`, else the sample that is given."""
-    count = os.environ.get("PROOF_COUNT")
-    return lambda sample: int(count) if count else sample
+    """How often to repeat a proof: the sample that is given, or PROOF_COUNT where that is more."""
+    count = int(os.environ.get("PROOF_COUNT") or 0)
+    return lambda sample: max(sample, count)
 
 
 @pytest.fixture
