@@ -46,7 +46,7 @@ format: $(SETUP) ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix $(LINTED)
 
 prove: $(SETUP) ## the proofs by number, PROOF_COUNT rounds each (default 200)
-	PROOF_COUNT=$(PROOF_COUNT) $(PYTEST) $(PARALLEL) -m prove --timeout 0 --durations 20
+	PROOF_COUNT=$(PROOF_COUNT) $(PYTEST) $(PARALLEL) -m prove --timeout 0 -o faulthandler_timeout=0 --durations 20
 
 bench: $(SETUP) ## measure pulls against huggingface_hub; writes bench/results.json
 	$(BIN)/python -m bench.pull $(ARGS)

@@ -32,12 +32,6 @@ async def hub() -> AsyncIterator[LocalHub]:
         yield hub
 
 
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
 def user(house: House, root: Path, token: str | None) -> AsyncClient:
     """A client of a person with a token in the environment, as the settings make it."""
     client = house.client(root)

@@ -43,12 +43,6 @@ async def hub() -> AsyncIterator[LocalHub]:
         yield hub
 
 
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
 @contextmanager
 def mounted(folder: Path, *arguments: str) -> Iterator[None]:
     """Mount something on `folder` for the body; skips where that is not allowed."""

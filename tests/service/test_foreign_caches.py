@@ -41,12 +41,6 @@ async def hub() -> AsyncIterator[LocalHub]:
 
 
 @pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The directory of every server that `open_house` opens over `tmp_path`."""
     return tmp_path / "server-cache"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.house import House, open_house, tree
+from tests.support.house import House, tree
 from tests.support.venvs import make_venv, run_in_venv
 
 from modelexpress.domain.refs import ModelRef
@@ -82,12 +82,6 @@ async def hub() -> AsyncIterator[LocalHub]:
     repository.commit(sharded_files(2, 4000), delete=["model.safetensors"])
     async with LocalHub([repository]) as hub:
         yield hub
-
-
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
 
 
 async def pull(house: House, root: Path, *revisions: str | None) -> dict[str | None, Path]:

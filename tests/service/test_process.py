@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.support.served import Place, Served, serving, start
 
 from modelexpress.observability.metrics import FAMILIES
 from modelexpress.testing.hub import LocalHub
-from modelexpress.testing.hub.models import tiny_files, tiny_model
+from modelexpress.testing.hub.models import tiny_files
 
 NAME = "demo/tiny"
 NOBODY = 65534
@@ -39,12 +39,6 @@ for path in sorted(Path(sys.argv[1]).rglob("*")):
     if path.is_file():
         print(path.relative_to(sys.argv[1]).as_posix(), len(path.read_bytes()))
 """
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[LocalHub]:
-    async with LocalHub([tiny_model(NAME)]) as hub:
-        yield hub
 
 
 @pytest.fixture

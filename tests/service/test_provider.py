@@ -38,12 +38,6 @@ async def open_provider(
 
 
 @pytest.fixture
-async def hub() -> AsyncIterator[LocalHub]:
-    async with LocalHub([tiny_model(NAME)]) as hub:
-        yield hub
-
-
-@pytest.fixture
 async def provider(hub: LocalHub) -> AsyncIterator[HuggingFaceProvider]:
     async with open_provider(hub) as provider:
         yield provider

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,6 @@ from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import sharded_files, tiny_files, tiny_model
 
 NAME = "demo/tiny"
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[LocalHub]:
-    async with LocalHub([tiny_model(NAME)]) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
 
 
 def repository_tree(root: Path, name: str = NAME) -> dict[str, bytes | str]:

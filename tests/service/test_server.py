@@ -42,11 +42,10 @@ from tests.support.calls import (
 from tests.support.house import House, open_house
 
 from modelexpress.domain.clock import SYSTEM_CLOCK
-from modelexpress.domain.errors import ALL_ERRORS, BY_CODE, Busy, NotFound
+from modelexpress.domain.errors import ALL_ERRORS, Busy, NotFound
 from modelexpress.server.app import Listening, ServerOptions, open_server
 from modelexpress.server.readiness import Readiness
 from modelexpress.server.run import run_server
-from modelexpress.server.status import STATUS
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_model
 from modelexpress.wire import health_pb2, model_pb2, transfer_pb2
@@ -133,20 +132,21 @@ def send(path: str, request: Message, fault: Fault | None = None) -> Provocation
 
 
 WRONG = Fault("wrong_bytes", "body", "model.safetensors", after=9, times=None)
+DOWN = Fault("status", "api", status=503, times=None)
 LATER = Fault("status", "api", status=429, headers={"Retry-After": "900"})
-# By the code of the error: how a caller, the origin or the disk brings it about, and what its text names.
-PROVOKED: dict[str, tuple[Provocation, str]] = {
-    "Invalid": (send(PULL, pull("../x")), "'../x'"),
-    "Unsupported": (send(ENSURE, ensure("org/x", provider=model_pb2.NGC)), "ngc"),
-    "NotFound": (send(ENSURE, ensure(revision="nope")), f"{NAME}@nope"),
-    "Unauthenticated": (send(PULL, pull("demo/nothing")), "demo/nothing"),
-    "Forbidden": (provoke_forbidden, "demo/gated"),
-    "NoRoom": (provoke_no_room, "demo/huge"),
-    "Limited": (send(PULL, pull(), LATER), "900 s"),
-    "Corrupt": (send(PULL, pull(), WRONG), "'model.safetensors'"),
-    "Unreachable": (send(PULL, pull(), Fault("status", "api", status=503, times=None)), "503"),
-    "StorageFailed": (provoke_storage_failed, ".mx/partials"),
-    "Cancelled": (provoke_cancelled, NAME),
+# By the code of the error: its status, who brings it about, and what its text names.
+PROVOKED: dict[str, tuple[grpc.StatusCode, Provocation, str]] = {
+    "Invalid": (Code.INVALID_ARGUMENT, send(PULL, pull("../x")), "'../x'"),
+    "Unsupported": (Code.FAILED_PRECONDITION, send(ENSURE, ensure("org/x", provider=model_pb2.NGC)), "ngc"),
+    "NotFound": (Code.NOT_FOUND, send(ENSURE, ensure(revision="nope")), f"{NAME}@nope"),
+    "Unauthenticated": (Code.PERMISSION_DENIED, send(PULL, pull("demo/nothing")), "demo/nothing"),
+    "Forbidden": (Code.PERMISSION_DENIED, provoke_forbidden, "demo/gated"),
+    "NoRoom": (Code.RESOURCE_EXHAUSTED, provoke_no_room, "demo/huge"),
+    "Limited": (Code.UNAVAILABLE, send(PULL, pull(), LATER), "900 s"),
+    "Corrupt": (Code.DATA_LOSS, send(PULL, pull(), WRONG), "'model.safetensors'"),
+    "Unreachable": (Code.UNAVAILABLE, send(PULL, pull(), DOWN), "503"),
+    "StorageFailed": (Code.INTERNAL, provoke_storage_failed, ".mx/partials"),
+    "Cancelled": (Code.ABORTED, provoke_cancelled, NAME),
 }
 
 
@@ -154,10 +154,10 @@ PROVOKED: dict[str, tuple[Provocation, str]] = {
 async def test_each_error_arrives_as_its_status_with_its_code_and_words(
     house: House, channel: grpc.aio.Channel, error: str
 ) -> None:
-    provoke, named = PROVOKED[error]
+    code, provoke, named = PROVOKED[error]
     answer = await provoke(house, channel)
 
-    assert (answer.code, answer.error) == (STATUS[BY_CODE[error]], error), answer
+    assert (answer.code, answer.error) == (code, error), answer
     assert named in answer.details
 
 

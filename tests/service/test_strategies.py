@@ -48,12 +48,6 @@ async def hub() -> AsyncIterator[LocalHub]:
         yield hub
 
 
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
 def make_client(hub: LocalHub, root: Path, port: int, **settings: object) -> AsyncClient:
     """A client that may also go to the hub itself."""
     env = {"HOME": str(root.parent), "HF_ENDPOINT": hub.endpoint, "PATH": os.environ["PATH"]}

@@ -8,22 +8,26 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from tests.support.calls import ADOPT, ENSURE, LIST_HELD, PULL, STREAM, VERIFY, connected, wait_until
+from tests.support.calls import ADOPT, ENSURE, LIST_HELD, PULL, STREAM, VERIFY, connected, finish, wait_until
 from tests.support.house import House, open_house
 
+from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.domain.errors import BY_CODE
 from modelexpress.registry.sqlite import open_table
+from modelexpress.server.app import ServerOptions, open_server
 from modelexpress.server.status import STATUS
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.wire import cache_pb2, model_pb2, transfer_pb2
 
 STREAMS_AT_ONCE = 100
+SERVERS_AT_ONCE = 24
 PATIENCE_SECONDS = 20.0
 
 NEVER: dict[str, dict[str, Any]] = {
@@ -342,6 +346,34 @@ def _warm() -> Repository:
     repository = Repository("demo/warm")
     repository.commit({"config.json": b"{}", "model.safetensors": b"w" * 1000})
     return repository
+
+
+@pytest.mark.prove
+async def test_a_stop_that_cuts_unread_streams_leaves_the_process_alive(
+    hub: LocalHub, tmp_path: Path, proof_count: Callable[[int], int]
+) -> None:
+    repository = Repository("demo/large")
+    repository.commit({"a.bin": bytes(3_000_000)})
+    hub.add(repository)
+    async with open_house(hub, tmp_path) as house, connected(house.port) as channel:
+        await Stream("warm", "demo/large", True, None).run(channel)
+        for _ in range(-(-proof_count(SERVERS_AT_ONCE) // SERVERS_AT_ONCE)):
+            ends = await asyncio.gather(*(cut_by_a_stop(house, n * 0.001) for n in range(SERVERS_AT_ONCE)))
+            assert set(ends) <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+        await wait_until(lambda: open_below(house.root) == [])
+
+
+async def cut_by_a_stop(house: House, drain_seconds: float) -> grpc.StatusCode:
+    """How a stream ends that nobody reads when its server stops."""
+    options = ServerOptions("127.0.0.1", 0, drain_seconds)
+    small_window = {"http2.bdp_probe": 0, "http2.lookahead_bytes": 65_536}
+    async with AsyncExitStack() as stack:
+        async with open_server(house.cache, options, house.metrics, SYSTEM_CLOCK) as second:
+            channel = await stack.enter_async_context(connected(second.port, **small_window))
+            request = model_pb2.ModelFilesRequest(model_name="demo/large")
+            unread = channel.unary_stream(STREAM)(request.SerializeToString())
+            await anext(aiter(unread))
+        return (await finish(unread)).code
 
 
 async def rows_left(house: House) -> list[str]:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What most service tests begin with: a Hub with one small model, a server over it, a channel to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from tests.support.calls import connected
+from tests.support.house import House, open_house
+
+from modelexpress.testing.hub import LocalHub
+from modelexpress.testing.hub.models import tiny_model
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[LocalHub]:
+    """A Hub with `demo/tiny`."""
+    async with LocalHub([tiny_model("demo/tiny")]) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+    """A server over `hub`, in this process."""
+    async with open_house(hub, tmp_path) as house:
+        yield house
+
+
+@pytest.fixture
+async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
+    """A plain channel to `house`."""
+    async with connected(house.port) as channel:
+        yield channel
