@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +97,39 @@ async def test_who_joins_a_running_pull_of_somebody_else_gets_nothing_of_it(
     assert not isinstance(results[0], BaseException)
     assert isinstance(results[1], MxError) and results[1].code in ("Forbidden", "Unauthenticated", "NotFound")
     assert not list((tmp_path / "stranger").glob("models--*/snapshots/*/*"))
+
+
+@pytest.mark.parametrize("is_stranger_first", [True, False])
+async def test_who_may_read_hears_no_refusal_of_who_may_not(
+    house: House, tmp_path: Path, is_stranger_first: bool
+) -> None:
+    async with (
+        house.client(tmp_path / "member", hub_token="hf_member") as member,
+        house.client(tmp_path / "nobody") as nobody,
+    ):
+        pulls = [nobody.pull(GATED), member.pull(GATED)]
+        ended = await asyncio.gather(*(pulls if is_stranger_first else pulls[::-1]), return_exceptions=True)
+        refused, served = ended if is_stranger_first else ended[::-1]
+        assert isinstance(refused, Forbidden | Unauthenticated) and not isinstance(served, BaseException)
+        with pytest.raises((Forbidden, Unauthenticated)):
+            await nobody.pull(GATED)
+
+
+async def test_callers_with_tokens_of_their_own_cost_the_origin_one_download(
+    house: House, tmp_path: Path
+) -> None:
+    tokens = [f"hf_member_{number}" for number in range(6)]
+    for token in tokens:
+        house.hub.grant(token, PRIVATE)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(house.client(tmp_path / token, hub_token=token))
+            for token in tokens
+        ]
+        await asyncio.gather(*(client.ensure(PRIVATE) for client in clients))
+
+    fetched = Counter(request.file for request in house.hub.log.of("body"))
+    assert set(fetched.values()) == {1} and "model.safetensors" in fetched
 
 
 async def test_an_attempt_without_a_token_does_not_open_what_a_token_brings_later(

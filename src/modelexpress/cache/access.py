@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +17,7 @@ from modelexpress.providers import Provider
 
 _MAX_REMEMBERED = 10_000
 _SEND_TOKEN = "send one that may read it as x-hf-token"
-_SERVER = "server"  # stands where another caller's token hash stands
+_SERVER = "server"  # stands where another caller's fingerprint stands
 
 
 class ServerToken(Enum):
@@ -78,7 +77,7 @@ class Access:
             await self._check_server(ref)
 
     async def _check_token(self, caller: Caller, repository: ModelRef) -> None:
-        key = (hashlib.sha256((caller.hub_token or "").encode()).hexdigest(), repository)
+        key = (caller.fingerprint, repository)
         known = self._answers.get(key)
         if known is None or self._clock.monotonic() >= known[1]:
             if self._is_offline:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pulls under way: one for each (model, commit, selection), however many callers wait for it."""
+"""Pulls under way: one for each (model, commit, selection), however many callers wait for it.
+
+Callers with tokens of their own have pulls of their own, that no refusal of one is heard by another;
+the files are fetched once all the same, because each has one claim.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,13 @@ _INTERRUPTED = "the server is stopping; ask again when it is back, what was prov
 
 @dataclass(frozen=True, slots=True)
 class FlightKey:
-    """What makes two pulls the same pull."""
+    """What makes two pulls the same pull. `caller`: with whose rights the origin is read."""
 
     provider: ProviderKind
     name: str
     commit: str
     selection_key: str
+    caller: str = ""
 
 
 @dataclass

@@ -57,7 +57,7 @@ class ModelCache(LocalControl):
         chosen = selection if selection is not None else self._parts.rules.selection_for(ref.name)
         request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
         revision = ref.revision or DEFAULT_BRANCH
-        key = FlightKey(ref.provider, ref.name, resolved.commit, chosen.key)
+        key = FlightKey(ref.provider, ref.name, resolved.commit, chosen.key, caller.fingerprint)
         hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
         if hit is not None:
             return landed(ref, chosen, hit, confirm)

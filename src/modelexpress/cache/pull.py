@@ -66,7 +66,7 @@ class Pull:
         self._missing: list[str] = []
         self._started = parts.clock.monotonic()
         self._fetched = 0
-        self._is_open = False  # whether everything of this model that is here was read by the server
+        self._is_open = False  # whether the files are such as a caller without a token may have
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
@@ -132,8 +132,10 @@ class Pull:
 
     def _survey_blocking(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
         records = self._parts.records.find_all(self._request.ref)
-        self._is_open = all(record.is_read_by_server for record in records if record.held)
-        return survey(self._repository, manifest, chosen, records)
+        findings = survey(self._repository, manifest, chosen, records)
+        is_all_here = all(finding.presence is not Presence.ABSENT for finding in findings)
+        self._is_open = is_all_here and all(record.is_read_by_server for record in records if record.held)
+        return findings
 
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
         """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
@@ -186,7 +188,10 @@ class Pull:
                 "%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path)
             )
             self._missing.append(path)
-        self._fetched += self._obtained[path].bytes_fetched if path in self._obtained else 0
+        fetched = self._obtained[path].bytes_fetched if path in self._obtained else 0
+        self._fetched += fetched
+        # Of a gated model everybody may read the description: that proves nothing about the rest.
+        self._is_open |= fetched > 0 and not is_ancillary(path)
         self._file_done()
 
     def _count(self, count: int) -> None:
@@ -229,7 +234,7 @@ class Pull:
         if lost:
             raise Internal(f"{self._request.ref}: {shown(lost[0])} was not obtained and not reported missing")
         # What another caller's token brought is not the server's because somebody without one asks.
-        is_server = self._request.caller.hub_token is None and (self._fetched > 0 or self._is_open)
+        is_server = self._request.caller.hub_token is None and self._is_open
         return replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
