@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,9 +20,12 @@ from tests.support.calls import (
     ask,
     begin,
     connected,
+    ensure,
+    files,
+    pull,
     wait_until,
 )  # fmt: skip
-from tests.support.house import House, open_house
+from tests.support.house import House
 
 from modelexpress.client.acceptance import StreamChecker
 from modelexpress.domain.errors import BY_CODE
@@ -33,7 +34,7 @@ from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.server.status import STATUS
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
-from modelexpress.wire import cache_pb2, model_pb2, transfer_pb2
+from modelexpress.wire import cache_pb2, model_pb2
 
 NAME = "demo/tiny"
 Code = grpc.StatusCode
@@ -47,36 +48,6 @@ ODD = {
     "z/deep/er/empty": b"",
     "w.safetensors": bytes(3000),
 }
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[LocalHub]:
-    async with LocalHub([tiny_model(NAME)]) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
-    async with connected(house.port) as channel:
-        yield channel
-
-
-def ensure(name: str = NAME, **fields: Any) -> model_pb2.ModelDownloadRequest:
-    return model_pb2.ModelDownloadRequest(model_name=name, **fields)
-
-
-def pull(name: str = NAME) -> transfer_pb2.PullRequest:
-    return transfer_pb2.PullRequest(model=transfer_pb2.Model(name=name))
-
-
-def files(name: str = NAME, **fields: Any) -> model_pb2.ModelFilesRequest:
-    return model_pb2.ModelFilesRequest(model_name=name, **fields)
 
 
 def accept(chunks: list[Any], expected: dict[str, bytes], commit: str) -> None:

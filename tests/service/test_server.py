@@ -9,7 +9,6 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,10 +35,13 @@ from tests.support.calls import (
     ask,
     begin,
     connected,
+    ensure,
+    files,
     finish,
+    pull,
     wait_until,
 )  # fmt: skip
-from tests.support.house import House, open_house
+from tests.support.house import House
 
 from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.domain.errors import ALL_ERRORS, Busy, NotFound
@@ -54,36 +56,6 @@ NAME = "demo/tiny"
 SERVING, NOT_SERVING = standard_pb2.HealthCheckResponse.SERVING, standard_pb2.HealthCheckResponse.NOT_SERVING
 Code = grpc.StatusCode
 Provocation = Callable[[House, grpc.aio.Channel], Awaitable[Answer]]
-
-
-@pytest.fixture
-async def hub() -> AsyncIterator[LocalHub]:
-    async with LocalHub([tiny_model(NAME)]) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
-    async with open_house(hub, tmp_path) as house:
-        yield house
-
-
-@pytest.fixture
-async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
-    async with connected(house.port) as channel:
-        yield channel
-
-
-def ensure(name: str = NAME, **fields: Any) -> model_pb2.ModelDownloadRequest:
-    return model_pb2.ModelDownloadRequest(model_name=name, **fields)
-
-
-def pull(name: str = NAME) -> transfer_pb2.PullRequest:
-    return transfer_pb2.PullRequest(model=transfer_pb2.Model(name=name))
-
-
-def files(name: str = NAME, **fields: Any) -> model_pb2.ModelFilesRequest:
-    return model_pb2.ModelFilesRequest(model_name=name, **fields)
 
 
 # -- statuses

@@ -93,3 +93,15 @@ async def wait_until(is_so: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not is_so():
             await asyncio.sleep(0.005)
+
+
+def ensure(name: str = "demo/tiny", **fields: Any) -> model_pb2.ModelDownloadRequest:
+    return model_pb2.ModelDownloadRequest(model_name=name, **fields)
+
+
+def pull(name: str = "demo/tiny") -> transfer_pb2.PullRequest:
+    return transfer_pb2.PullRequest(model=transfer_pb2.Model(name=name))
+
+
+def files(name: str = "demo/tiny", **fields: Any) -> model_pb2.ModelFilesRequest:
+    return model_pb2.ModelFilesRequest(model_name=name, **fields)
