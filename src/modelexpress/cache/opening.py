@@ -74,10 +74,13 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         claims = Claims(around.table, session, sessions, around.clock)
         dead: frozenset[str] = frozenset()
         if options.is_owner:
-            dead = frozenset(await sessions.bury())
-            await claims.bury()
+            dead = frozenset(await sessions.find_dead())
             await stack.enter_async_context(_owning(layout, around, session, pool))
         freed = await pool.run("sweeping leftovers", sweep, layout, dead, around.clock.wall())
+        if options.is_owner:
+            # Only now: whoever dies in between must leave its successor the names of the dead.
+            await sessions.bury()
+            await claims.bury()
         if freed:
             _log.info("removed %d bytes that interrupted pulls had left in %s", freed, options.root)
         parts = _make_parts(options, around, claims, pool, volume)

@@ -97,15 +97,23 @@ class Sessions:
         self._liveness.observe(session_id, row.version, now)
         return self._liveness.is_dead(session_id, now)
 
+    async def find_dead(self) -> list[str]:
+        """The ids of the sessions that are dead and not yet buried."""
+        return [row.key.removeprefix(_PREFIX) for row in await self._dead_rows()]
+
     async def bury(self) -> list[str]:
-        """Delete the rows of dead sessions; their ids."""
+        """Delete the rows of dead sessions; their ids. What they left must be dealt with before."""
         buried = []
-        async for row in scan_all(self._table, _PREFIX):
+        for row in await self._dead_rows():
             session_id = row.key.removeprefix(_PREFIX)
-            if await self.is_dead(session_id) and await self._table.delete(row.key, row.version):
+            if await self._table.delete(row.key, row.version):
                 self._liveness.forget(session_id)
                 buried.append(session_id)
         return buried
+
+    async def _dead_rows(self) -> list[Row]:
+        rows = [row async for row in scan_all(self._table, _PREFIX)]
+        return [row for row in rows if await self.is_dead(row.key.removeprefix(_PREFIX))]
 
     async def _renew(self, session: Session, row: Row) -> None:
         renewed_at, beat = self._clock.monotonic(), 0

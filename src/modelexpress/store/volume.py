@@ -6,6 +6,7 @@ Blocking: call it in the disk pool.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -190,8 +191,12 @@ def remove_tree(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.rename(going)
     while going.is_dir():
-        with suppress(FileNotFoundError):  # another process sweeps here too; look again
+        try:
             shutil.rmtree(going)
+        except OSError as error:
+            # Another process sweeps here too, or its file came in by the old name; look again.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
 
 
 def _tree_bytes(path: Path) -> int:
