@@ -74,7 +74,9 @@ def test_a_command_line_on_a_page_can_be_typed(page: str, line: str) -> None:
     left = iter(hoist(root, words))
     for word in left:
         options = {flag: option for option in (*root.params, *command.params) for flag in option.opts}
-        if word.startswith("-") and word not in ("-h", "--help", "--"):
+        if word in ("-h", "--help", "--"):
+            continue
+        if word.startswith("-"):
             option = options.get(word.partition("=")[0])
             assert option is not None, f"{page}: {line}: there is no {word}"
             if not (option.is_flag or option.count or "=" in word):
