@@ -9,7 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from modelexpress.domain.errors import Busy, Invalid, StorageFailed
 from modelexpress.registry import Table
 from modelexpress.registry.memory import MemoryTable
 from modelexpress.registry.mounts import file_system_type
+from modelexpress.registry.ownership import APPLICATION_ID, read_application_id
 from modelexpress.registry.sqlite import open_table
 from modelexpress.testing.contracts import TableContract
 
@@ -100,16 +102,112 @@ async def test_a_killed_holder_leaves_its_rows_and_no_lock(tmp_path: Path) -> No
     await table.close()
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
-async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+async def make_registry(path: Path) -> bytes:
+    """A registry with a row, closed; its bytes."""
+    table = await open_table(path)
+    await table.put("a", b"1" * 9000, None)
+    await table.close()
+    return path.read_bytes()
+
+
+def siblings_of(path: Path, content: bytes) -> dict[str, bytes]:
+    """Write what SQLite would take for its own beside `path`; all of the folder as it is then."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).write_bytes(content)
+    return {one.name: one.read_bytes() for one in path.parent.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["cut short", "pages overwritten", "header overwritten"])
+async def test_a_damaged_file_of_ours_is_moved_aside_with_what_stands_beside_it(
+    tmp_path: Path, damage: str
+) -> None:
     path = tmp_path / "registry.db"
+    content = await make_registry(path)
+    content = {
+        "cut short": content[: len(content) // 2],
+        "pages overwritten": content[:100] + b"\xff" * (len(content) - 100),
+        "header overwritten": content[:16] + b"\xff" * 40 + content[56:],
+    }[damage]
     path.write_bytes(content)
+    path.with_name("registry.db.corrupt-1").write_bytes(b"from before")
+    path.with_name("registry.db-shm").write_bytes(b"kept")
 
     table = await open_table(path)
 
     assert await table.scan("") == []
-    assert (tmp_path / "registry.db.corrupt-1").read_bytes() == content
     await table.close()
+    assert (tmp_path / "registry.db.corrupt-1").read_bytes() == b"from before"
+    assert (tmp_path / "registry.db.corrupt-2").read_bytes() == content
+    assert (tmp_path / "registry.db.corrupt-2-shm").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"dear diary\n", b"not a database" * 1000, b"SQLite format 3\0" + b"\xff" * 5000, b"SQLite format 3\0"],
+    ids=["short text", "long text", "another id", "a header alone"],
+)
+async def test_a_file_that_nothing_shows_to_be_ours_is_refused_and_left_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    before = siblings_of(path, b"mine too")
+
+    with pytest.raises(Invalid, match=r"registry\.path \S+ is .*; nothing was changed: name another file"):
+        await open_table(path)
+
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize("application_id", [0, 0x0F055112])
+@pytest.mark.parametrize("tables", [["bookmarks"], ["rows", "counter"], ["rows", "counter", "bookmarks"]])
+async def test_the_database_of_another_program_is_refused_and_left_as_it_is(
+    tmp_path: Path, mode: str, application_id: int, tables: list[str]
+) -> None:
+    path = tmp_path / "places.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+        database.execute(f"PRAGMA application_id = {application_id}")
+        for name in tables:
+            database.execute(f"CREATE TABLE {name} (url TEXT)")
+    content = path.read_bytes()
+
+    with pytest.raises(Invalid, match="is another program's database"):
+        await open_table(path)
+
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {path.name: content}
+
+
+async def test_a_file_of_ours_from_before_it_had_an_id_is_kept_and_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    await make_registry(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA application_id = 0")
+
+    table = await open_table(path)
+
+    assert [row.key for row in await table.scan("")] == ["a"]
+    await table.close()
+    assert read_application_id(path) == APPLICATION_ID
+
+
+async def test_a_killed_holder_of_a_new_file_leaves_one_that_says_whose_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"open\n"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+
+    assert read_application_id(path) == APPLICATION_ID
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "fifo"])
+async def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "registry.db")
+
+    with pytest.raises(Invalid, match="no regular file"):
+        await open_table(tmp_path / "registry.db")
 
 
 async def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -15,6 +15,14 @@ from typing import TypeVar
 from modelexpress.domain.errors import Busy, Invalid, NoRoom, StorageFailed, Unreachable
 from modelexpress.registry.limits import check_key, check_value
 from modelexpress.registry.mounts import find_network_file_system
+from modelexpress.registry.ownership import (
+    APPLICATION_ID,
+    TABLES,
+    check_tables,
+    damaged,
+    read_application_id,
+    set_aside,
+)
 from modelexpress.registry.port import Row
 from modelexpress.registry.watching import Watchers
 
@@ -29,9 +37,9 @@ _log = logging.getLogger(__name__)
 async def open_table(path: Path) -> SqliteTable:
     """The table in the file at `path`, created if it is not there.
 
-    Raises Busy when another process has it, Invalid for a network file system or a newer format,
-    StorageFailed when the disk refuses. A file that is no database is moved aside: what the table
-    says can be found out again from the cache directory.
+    Raises Busy when another process has it, Invalid for a network file system, a newer format or a file
+    that is not ours, StorageFailed when the disk refuses. A damaged file of ours is moved aside: what the
+    table says can be found out again from the cache directory.
     """
     table = SqliteTable(path)
     try:
@@ -146,45 +154,48 @@ class SqliteTable:
                 "cannot be trusted; put it on a local disk, the cache itself may stay there"
             )
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        is_ours = read_application_id(self._path) == APPLICATION_ID
         try:
-            self._open()
+            check_tables(self._connect(), self._path)
+            is_ours = True
+            self._prepare()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) or not self._path.exists():
+            if isinstance(error, sqlite3.OperationalError):
                 raise
             self._close()
-            aside = self._set_aside()
-            _log.warning("registry %s is no database (%s); moved to %s", self._path, error, aside)
-            self._open()
+            if not is_ours:
+                raise damaged(self._path, error) from error
+            aside = set_aside(self._path)
+            _log.warning("registry %s is damaged (%s); moved to %s", self._path, error, aside)
+            self._connect()
+            self._prepare()
 
-    def _set_aside(self) -> Path:
-        number = 1
-        while (aside := self._path.with_name(f"{self._path.name}.corrupt-{number}")).exists():
-            number += 1
-        for suffix in ("-wal", "-shm", "-journal"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        return self._path.rename(aside)
-
-    def _open(self) -> None:
+    def _connect(self) -> sqlite3.Connection:
         self._database = database = sqlite3.connect(
             self._path, timeout=1.0, isolation_level=None, check_same_thread=False
         )
         # Exclusive for the life of the process: the kernel frees the lock even after kill -9.
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        return database
+
+    def _prepare(self) -> None:
+        database = self._connection()
         found = database.execute("PRAGMA user_version").fetchone()[0]
         if found > FORMAT:
             raise Invalid(
                 f"registry {self._path} was written by a newer version (format {found}, this version "
                 f"knows {FORMAT}); nothing was changed: upgrade, or set another registry.path"
             )
+        # Before the log is switched on, so that the file itself says whose it is from its first page on.
+        if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         database.execute("PRAGMA journal_mode = WAL")
         # The records on disk are the truth; a power cut may cost the table its last moments.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("BEGIN EXCLUSIVE")
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, value BLOB NOT NULL,"
-            " version INTEGER NOT NULL) WITHOUT ROWID"
-        )
-        database.execute("CREATE TABLE IF NOT EXISTS counter (next INTEGER NOT NULL)")
+        for name, statement in TABLES.items():
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone():
+                database.execute(statement)
         if database.execute("SELECT next FROM counter").fetchone() is None:
             database.execute("INSERT INTO counter VALUES (1)")
         database.execute(f"PRAGMA user_version = {FORMAT}")
