@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from modelexpress.domain.errors import Invalid
 from modelexpress.domain.manifest import FileEntry
@@ -17,7 +18,9 @@ from modelexpress.domain.refs import shown
 
 WEIGHT_SUFFIXES = (".bin", ".safetensors", ".h5", ".msgpack", ".ckpt.index", ".iop", ".gas")
 _SECOND_CHOICE = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.pth")
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})(?=\.|$)")
+# They change a model and are no copy of its weights, in whatever format they are.
+_ADAPTERS = ("adapter_", "pytorch_lora_weights")
 _ANCILLARY_NAMES = ("readme", "license", "licence", "notice", "changelog", "contributing", "use_policy")
 _ANCILLARY_SUFFIXES = (
     ".md", ".pdf", ".ipynb",
@@ -64,8 +67,8 @@ class Selection:
         if self.weights is Weights.NONE:
             return tuple(entry for entry in chosen if not is_weight(entry.path))
         if self.weights is Weights.SAFETENSORS_FIRST:
-            covered = _folders_with_complete_safetensors(entry.path for entry in chosen)
-            return tuple(e for e in chosen if not (_folder(e.path) in covered and _is_second_choice(e.path)))
+            covered = _sets_complete_as_safetensors(entry.path for entry in chosen)
+            return tuple(e for e in chosen if not (_is_second_choice(e.path) and _set_of(e.path) in covered))
         return chosen
 
     def _matches_patterns(self, path: str) -> bool:
@@ -98,27 +101,47 @@ def _matches_any(path: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(path, p + "*" if p.endswith("/") else p) for p in patterns)
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
 def _is_second_choice(path: str) -> bool:
     return _matches_any(path, _SECOND_CHOICE)
 
 
-def _folders_with_complete_safetensors(paths: Iterable[str]) -> frozenset[str]:
-    shards: dict[tuple[str, str, str], int] = {}
-    complete = set()
+class _WeightSet(NamedTuple):
+    """What the formats of one set of weights have in common: one of them makes the others copies."""
+
+    folder: str
+    adapter: str
+    variant: str
+
+
+def _set_of(path: str) -> _WeightSet:
+    """The set that a weight file belongs to.
+
+    A variant stands behind the first dot, before or behind a shard's number: `model.fp16.safetensors`,
+    `model.fp16-00001-of-00002.safetensors`, `model-00001-of-00002.fp16.safetensors`. A number there, as in
+    `consolidated.00.pth`, is a part of the whole and no variant.
+    """
+    folder, _, name = path.rpartition("/")
+    adapter = next((start for start in _ADAPTERS if name.startswith(start)), "")
+    pieces = _SHARD.sub("", name.rpartition(".")[0]).split(".")[1:]
+    return _WeightSet(folder, adapter, ".".join(piece for piece in pieces if not piece.isdigit()))
+
+
+def _sets_complete_as_safetensors(paths: Iterable[str]) -> frozenset[_WeightSet]:
+    """The sets that have a whole file or all shards, and no shards that lack one."""
+    complete: set[_WeightSet] = set()
+    shards: dict[tuple[_WeightSet, str, int], set[str]] = {}
     for path in paths:
-        folder, _, name = path.rpartition("/")
-        shard = _SHARD.fullmatch(name)
-        if shard:
-            group = (folder, shard["stem"], shard["count"])
-            shards[group] = shards.get(group, 0) + 1
-        elif name.endswith(".safetensors"):
-            complete.add(folder)
-    broken = {folder for (folder, _, count), seen in shards.items() if seen != int(count)}
-    complete |= {folder for folder, _, _ in shards}
+        stem, _, ending = path.rpartition(".")
+        if ending != "safetensors":
+            continue
+        shard = _SHARD.search(stem.rpartition("/")[2])
+        if shard is None:
+            complete.add(_set_of(path))
+        else:
+            series = (_set_of(path), _SHARD.sub("-", stem), int(shard["count"]))
+            shards.setdefault(series, set()).add(shard["number"])
+    broken = {own for (own, _, count), numbers in shards.items() if len(numbers) != count}
+    complete |= {own for own, _, _ in shards}
     return frozenset(complete - broken)
 
 
