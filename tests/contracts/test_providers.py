@@ -56,6 +56,7 @@ class TestServer(ProviderContract):
 
     can_resolve = False
     has_spans = False
+    has_versions = False
 
     @pytest.fixture
     async def origin(self, tmp_path: Path) -> AsyncIterator[Origin]:

@@ -3,70 +3,45 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.support.house import QUICK, open_house, tree
+from tests.support.house import open_house, tree
+from tests.support.provider import (
+    MEMBER,
+    NAME,
+    REF,
+    STRANGER,
+    UNKNOWN,
+    list_all,
+    open_provider,
+    read_all,
+    restricted,
+)
 
 from modelexpress.domain.caller import ANONYMOUS, Caller
-from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, NotFound, Unauthenticated, Unreachable
-from modelexpress.domain.manifest import DigestKind, Manifest
+from modelexpress.domain.errors import (
+    Corrupt,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+    Unsupported,
+)
+from modelexpress.domain.manifest import DigestKind
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
-from modelexpress.providers.huggingface import HubOptions as ProviderOptions
-from modelexpress.providers.huggingface import HuggingFaceProvider, make_provider
+from modelexpress.providers.huggingface import HuggingFaceProvider
 from modelexpress.testing.hub import Fault, HubOptions, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
-
-NAME = "demo/tiny"
-REF = ModelRef.parse(NAME)
-MEMBER, STRANGER, UNKNOWN = Caller("hf_member"), Caller("hf_stranger"), Caller("hf_unknown")
-
-
-@asynccontextmanager
-async def open_provider(
-    hub: LocalHub, env: Mapping[str, str] | None = None
-) -> AsyncIterator[HuggingFaceProvider]:
-    options = ProviderOptions(hub.endpoint, ("localhost",), 5.0, QUICK)
-    provider = make_provider(options, env if env is not None else {"HOME": "/nonexistent"})
-    try:
-        yield provider
-    finally:
-        await provider.close()
 
 
 @pytest.fixture
 async def provider(hub: LocalHub) -> AsyncIterator[HuggingFaceProvider]:
     async with open_provider(hub) as provider:
         yield provider
-
-
-async def list_all(
-    provider: HuggingFaceProvider, ref: ModelRef = REF, caller: Caller = ANONYMOUS
-) -> Manifest:
-    return await provider.list_files(ref, await provider.resolve(ref, caller), caller)
-
-
-async def read_all(
-    provider: HuggingFaceProvider, manifest: Manifest, caller: Caller = ANONYMOUS
-) -> dict[str, bytes]:
-    found = {}
-    for entry in manifest.files:
-        pieces = provider.read(manifest, entry, ByteSpan(0, entry.size), caller)
-        found[entry.path] = b"".join([piece async for piece in pieces])
-    return found
-
-
-def restricted(hub: LocalHub, name: str, kind: str) -> ModelRef:
-    """A private or gated repository that only MEMBER may read."""
-    repository = Repository(name, is_private=kind == "private", is_gated=kind == "gated")
-    repository.commit(tiny_files())
-    hub.add(repository)
-    hub.grant("hf_member", name)
-    hub.grant("hf_stranger")
-    return ModelRef.parse(name)
 
 
 async def test_a_model_is_listed_and_read_as_it_was_published(provider: HuggingFaceProvider) -> None:
@@ -378,10 +353,28 @@ async def test_a_span_is_read_and_nothing_else(
     if is_ignored:
         hub.faults.add(Fault("ignore_range", "body", times=None))
     wanted = ByteSpan(span[0], span[1] if span[1] is not None else len(content))
-    pieces = [piece async for piece in provider.read(manifest, manifest.files[0], wanted, ANONYMOUS)]
+    reading = provider.read(manifest, manifest.files[0], wanted, ANONYMOUS)
+    if is_ignored and wanted.start:
+        with pytest.raises(Unsupported, match=r"'model\.safetensors': localhost:\d+ answers ranges with the"):
+            await anext(reading)
+        return
+    pieces = [piece async for piece in reading]
 
     assert b"".join(pieces) == content[wanted.start : wanted.end]
     assert all(0 < len(piece) <= 1024 * 1024 for piece in pieces)
+
+
+async def test_a_reading_from_the_front_goes_on_though_ranges_are_ignored(
+    hub: LocalHub, provider: HuggingFaceProvider
+) -> None:
+    manifest = (await list_all(provider)).only(["model.safetensors"])
+    hub.faults.add(Fault("reset", "body", after=70_000))
+    hub.faults.add(Fault("ignore_range", "body"))
+
+    assert (await read_all(provider, manifest))["model.safetensors"] == tiny_files()["model.safetensors"]
+    assert [(request.status, request.bytes_sent > 70_000) for request in hub.log.of("body")] == [
+        (200, False), (200, True),
+    ]  # fmt: skip
 
 
 async def test_a_file_that_changes_while_it_is_read_is_corrupt(

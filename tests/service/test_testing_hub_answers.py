@@ -422,8 +422,9 @@ def test_as_a_process_it_serves_a_directory_until_a_signal(
     assert (process.returncode, said, complaints) == (0, "", "")
 
 
-def test_as_a_process_it_can_be_slow_and_stops_all_the_same(published: Path) -> None:
-    with serve("--directory", published, "--throttle", "1000") as process:
+@pytest.mark.parametrize("flag", ["--throttle", "--total-rate"])
+def test_as_a_process_it_can_be_slow_and_stops_all_the_same(published: Path, flag: str) -> None:
+    with serve("--directory", published, flag, "1000") as process:
         assert process.stdout is not None
         hub = Process(process.stdout.readline().strip().rpartition(" ")[2])
         address = urlsplit(address_of(hub, NAME, WEIGHTS))

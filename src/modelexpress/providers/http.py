@@ -47,6 +47,24 @@ class OutgoingOptions:
     chance: Random = SYSTEM_RANDOM
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One GET: `token` goes to the origin alone; `retry` None: as patient as the options say."""
+
+    url: URL
+    token: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    retry: RetryPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final response to a request, and the heads of the redirects that led to it."""
+
+    response: aiohttp.ClientResponse
+    redirects: tuple[aiohttp.ClientResponse, ...] = ()
+
+
 class Outgoing:
     """Requests to one origin and where it redirects to. The session is made by the first request."""
 
@@ -62,79 +80,84 @@ class Outgoing:
             await self._session.close()
             self._session = None
 
-    async def get_json(self, url: URL, token: str | None) -> tuple[Any, aiohttp.ClientResponse]:
+    async def get_json(
+        self, url: URL, token: str | None, retry: RetryPolicy | None = None
+    ) -> tuple[Any, aiohttp.ClientResponse]:
         """The JSON that `url` answers with (any status is the caller's to judge), retried as needed."""
         attempt = 1
         while True:
             try:
-                async with self.request("GET", url, token) as response:
+                async with self.request(Ask(url, token, retry=retry)) as answer:
+                    response = answer.response
                     if response.status >= 400:
                         return None, response
                     return _parse(url, await self._read_bounded(response)), response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # An answer that began and broke off.
-                if not await self.pause(attempt):
+                if not await self.pause(attempt, retry):
                     raise self._unreachable(url, error) from error
                 attempt += 1
 
     async def get_status(self, url: URL, token: str | None) -> int:
         """How `url` answers, whatever the body is."""
-        async with self.request("GET", url, token) as response:
-            return response.status
+        async with self.request(Ask(url, token)) as answer:
+            return answer.response.status
 
     @asynccontextmanager
-    async def request(
-        self, method: str, url: URL, token: str | None, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def request(self, ask: Ask) -> AsyncIterator[Answer]:
         """The final answer to a request, after redirects and retries; its body is for the caller.
 
         Raises Limited, Unreachable or Forbidden when there is no answer worth having.
         """
-        attempt = 1
+        url, attempt = ask.url, 1
         while True:
             wait: float | None
             try:
-                response = await self._follow(method, url, token, headers or {})
+                answer = await self._follow(ask)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if isinstance(error, aiohttp.ClientError) and isinstance(error.__cause__, MxError):
                     raise error.__cause__ from None
                 if isinstance(error, aiohttp.ClientConnectorCertificateError):
                     raise self._untrusted(url, error) from error
                 self._was_reached |= not isinstance(error, aiohttp.ClientConnectorError)
-                wait = self._wait(attempt, None)
+                wait = self._wait(ask.retry, attempt, None)
                 if wait is None:
                     raise self._unreachable(url, error) from error
                 _log.debug("%s: %s; attempt %d, again in %.1f s", _named(url), error, attempt, wait)
             else:
-                wait = self._wait_after(response, attempt)
+                response = answer.response
+                wait = self._wait_after(ask.retry, response, attempt)
                 if wait is None:
                     async with response:
                         self._note_limits(response)
                         self._raise_for_outage(url, response)
-                        yield response
+                        yield answer
                     return
                 response.close()
                 _log.debug("%s: %d; attempt %d, again in %.1f s", _named(url), response.status, attempt, wait)
             await self.options.clock.sleep(wait)
             attempt += 1
 
-    async def pause(self, attempt: int) -> bool:
+    async def pause(self, attempt: int, retry: RetryPolicy | None = None) -> bool:
         """Wait before attempt `attempt + 1` of something; False when there should be none."""
-        wait = self._wait(attempt, None)
+        wait = self._wait(retry, attempt, None)
         if wait is not None:
             await self.options.clock.sleep(wait)
         return wait is not None
 
-    def _wait(self, attempt: int, named: float | None) -> float | None:
-        return self.options.retry.wait_seconds(attempt, named, self.options.chance, self._was_reached)
+    def _wait(self, retry: RetryPolicy | None, attempt: int, named: float | None) -> float | None:
+        policy = retry or self.options.retry
+        return policy.wait_seconds(attempt, named, self.options.chance, self._was_reached)
 
-    def _wait_after(self, response: aiohttp.ClientResponse, attempt: int) -> float | None:
+    def _wait_after(
+        self, retry: RetryPolicy | None, response: aiohttp.ClientResponse, attempt: int
+    ) -> float | None:
         if response.status not in RETRIED_STATUSES:
             return None
         named = find_named_wait(response.headers, self.options.clock.wall())
         if named is not None and response.status == 429:
             self._be_quiet(named)
-        return self._wait(attempt, named)
+        return self._wait(retry, attempt, named)
 
     def _note_limits(self, response: aiohttp.ClientResponse) -> None:
         left = find_limit_wait(response.headers)
@@ -146,25 +169,23 @@ class Outgoing:
         bounded = min(seconds, self.options.retry.patience_seconds)
         self._quiet_until = max(self._quiet_until, self.options.clock.monotonic() + bounded)
 
-    async def _follow(
-        self, method: str, url: URL, token: str | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    async def _follow(self, ask: Ask) -> Answer:
         quiet = self._quiet_until - self.options.clock.monotonic()
         if quiet > 0:
             await self.options.clock.sleep(quiet)
-        target, seen = url, 0
+        target, redirects = ask.url, list[aiohttp.ClientResponse]()
         while True:
             # Credentials are for the origin itself: not for a CDN, whoever redirects there.
-            sent = token if target.origin() == self.options.places.origin.origin() else None
-            response = await self._send(method, target, sent, headers)
+            sent = ask.token if target.origin() == self.options.places.origin.origin() else None
+            response = await self._send(target, sent, ask.headers)
             self._was_reached = True
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
-                return response
-            response.close()
-            seen += 1
-            if seen > _MOST_REDIRECTS:
-                raise Forbidden(f"{_named(url)} redirects more than {_MOST_REDIRECTS} times")
+                return Answer(response, tuple(redirects))
+            response.release()
+            redirects.append(response)
+            if len(redirects) > _MOST_REDIRECTS:
+                raise Forbidden(f"{_named(ask.url)} redirects more than {_MOST_REDIRECTS} times")
             target = self._target(target, location)
 
     def _target(self, source: URL, location: str) -> URL:
@@ -178,14 +199,12 @@ class Outgoing:
         self.options.places.check_redirect(source, target)
         return target
 
-    async def _send(
-        self, method: str, url: URL, token: str | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, url: URL, token: str | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         sent = dict(headers)
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
         proxy = find_proxy(url, self.options.env)
-        response = await self._open().request(method, url, headers=sent, proxy=proxy, allow_redirects=False)
+        response = await self._open().request("GET", url, headers=sent, proxy=proxy, allow_redirects=False)
         if response.status == _LOOP_DETECTED:
             response.close()
             raise Invalid(

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
+
+OnVersion = Callable[[str, str], None]
+
+
+def ignore_version(host: str, etag: str) -> None:
+    """Hear a version and compare it with nothing."""
 
 
 class Provider(Protocol):
@@ -30,12 +36,22 @@ class Provider(Protocol):
         ...
 
     def read(
-        self, manifest: Manifest, entry: FileEntry, span: ByteSpan, caller: Caller
+        self,
+        manifest: Manifest,
+        entry: FileEntry,
+        span: ByteSpan,
+        caller: Caller,
+        on_version: OnVersion = ignore_version,
     ) -> AsyncIterator[bytes]:
         """The bytes of `span` in order, in pieces of at most 1 MiB; resumed inside after resets.
 
         Ends after exactly `span.length` bytes or raises; whether they are the right bytes is for
-        the caller to prove.
+        the caller to prove. Each answer that names the file's version is told as
+        `on_version(host, etag)` before its first byte; hosts name the same version differently. What
+        `on_version` raises (Corrupt: that host has another version now) ends the reading.
+
+        Raises Unsupported, at little cost, for a span that does not begin the file where the origin
+        can only send whole files: then the file must be read from 0 to its end, in one go.
         """
         ...
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
 from modelexpress.domain.clock import Random
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
+_SHORT_ATTEMPTS = 3
+_SHORT_PATIENCE_SECONDS = 5.0
 _REMAINING = re.compile(r";\s*r\s*=\s*(\d+)")
 _RESET = re.compile(r";\s*t\s*=\s*(\d+)")
 
@@ -29,6 +31,18 @@ class RetryPolicy:
     base_seconds: float = 0.5
     cap_seconds: float = 20.0
     patience_seconds: float = 120.0
+
+    def shortened(self) -> RetryPolicy:
+        """The same for a place that another one can stand in for: few tries, and no long waits."""
+        return replace(
+            self,
+            max_attempts=min(self.max_attempts, _SHORT_ATTEMPTS),
+            patience_seconds=min(self.patience_seconds, _SHORT_PATIENCE_SECONDS),
+        )
+
+    def once(self) -> RetryPolicy:
+        """The same without a second try."""
+        return replace(self, max_attempts=1)
 
     def wait_seconds(
         self, attempt: int, named: float | None, chance: Random, was_reached: bool = True

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--throttle", type=int, default=0, help="bytes a second for each file")
+    parser.add_argument("--total-rate", type=int, default=0, help="bytes a second for all files together")
     arguments = parser.parse_args()
     if not arguments.directory.is_dir():
         parser.error(f"{arguments.directory} is not a directory")
@@ -33,7 +34,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with LocalHub(repositories, HubOptions(port=arguments.port)) as hub:
+    options = HubOptions(port=arguments.port, total_rate=arguments.total_rate)
+    async with LocalHub(repositories, options) as hub:
         if arguments.throttle:
             hub.faults.add(Fault("throttle", "body", times=None, rate=arguments.throttle))
         print(f"listening on {hub.endpoint}", flush=True)

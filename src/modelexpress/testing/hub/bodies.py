@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from modelexpress.domain.clock import SYSTEM_CLOCK
+from modelexpress.providers.bandwidth import Bandwidth
 from modelexpress.testing.hub.content import HubFile
 from modelexpress.testing.hub.faults import Fault
 from modelexpress.testing.hub.log import Request
@@ -21,10 +23,37 @@ _PIECE = 64 * 1024
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
+class Line:
+    """What all bodies of a hub go through together: `rate` bytes a second; 0: as fast as they can."""
+
+    def __init__(self, rate: int) -> None:
+        self._bandwidth = Bandwidth(rate) if rate else None
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much to send at once."""
+        return _PIECE if self._bandwidth is None else min(self._bandwidth.piece_bytes, _PIECE)
+
+    async def wait_turn(self, count: int) -> None:
+        """Return when `count` bytes may leave."""
+        if self._bandwidth is not None:
+            await SYSTEM_CLOCK.sleep(self._bandwidth.take(count, SYSTEM_CLOCK.monotonic()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How the bytes of one answer go out: what goes wrong, through which line, and where it is noted."""
+
+    fault: Fault | None
+    line: Line
+    entry: Request
+
+
 async def send_file(
-    request: web.Request, file: HubFile, headers: dict[str, str], fault: Fault | None, entry: Request
+    request: web.Request, file: HubFile, headers: dict[str, str], sending: Sending
 ) -> web.StreamResponse:
     """Answer `request` with the bytes of `file`, whole or in the range asked for."""
+    fault, entry = sending.fault, sending.entry
     is_ignoring = fault is not None and fault.action == "ignore_range"
     wanted = None if is_ignoring else find_range(request.headers.get("Range", ""), file.size)
     start, end = wanted or (0, file.size)
@@ -42,7 +71,7 @@ async def send_file(
     if request.method != "HEAD":
         # A client that has gone is no error of ours.
         with contextlib.suppress(ConnectionResetError):
-            await _send_body(request, response, _Body(file, start, end, fault), entry)
+            await _send_body(request, response, _Body(file, start, end, sending))
     return response
 
 
@@ -68,17 +97,19 @@ class _Body:
     file: HubFile
     start: int
     end: int
-    fault: Fault | None
+    sending: Sending
 
     def stop(self) -> int | None:
         """Where sending is to be cut or held, if it is."""
-        if self.fault is None or self.fault.action not in ("reset", "truncate", "hold"):
+        fault = self.sending.fault
+        if fault is None or fault.action not in ("reset", "truncate", "hold"):
             return None
-        return max(self.fault.after, self.start)
+        return max(fault.after, self.start)
 
 
-async def _send_body(request: web.Request, response: web.StreamResponse, body: _Body, entry: Request) -> None:
-    position, stop, fault = body.start, body.stop(), body.fault
+async def _send_body(request: web.Request, response: web.StreamResponse, body: _Body) -> None:
+    position, stop = body.start, body.stop()
+    fault, entry = body.sending.fault, body.sending.entry
     async for piece in _pieces(body):
         before = piece if stop is None else piece[: stop - position]
         await _write(response, before, entry)
@@ -105,9 +136,9 @@ async def _write(response: web.StreamResponse, piece: bytes, entry: Request) -> 
 
 
 async def _pieces(body: _Body) -> AsyncIterator[bytes]:
-    fault = body.fault
+    fault, line = body.sending.fault, body.sending.line
     rate = fault.rate if fault is not None and fault.action == "throttle" else 0
-    step = min(_PIECE, max(rate // 20, 1)) if rate else _PIECE
+    step = min(line.piece_bytes, max(rate // 20, 1)) if rate else line.piece_bytes
     for start in range(body.start, body.end, step):
         end = min(start + step, body.end)
         piece = _slice(body.file, start, end)
@@ -116,6 +147,7 @@ async def _pieces(body: _Body) -> AsyncIterator[bytes]:
             piece = piece[:at] + bytes([piece[at] ^ 0xFF]) + piece[at + 1 :]
         if rate:
             await asyncio.sleep((end - start) / rate)
+        await line.wait_turn(end - start)
         yield piece
 
 

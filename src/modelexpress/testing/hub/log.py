@@ -42,6 +42,15 @@ class RequestLog:
             and (method is None or request.method == method)
         ]
 
+    def bytes_by_file(self) -> dict[str, int]:
+        """How many bytes of each file left the hub, by `repository/file`."""
+        counts: dict[str, int] = {}
+        for request in self.requests:
+            if request.kind == "body":
+                name = f"{request.repository}/{request.file}"
+                counts[name] = counts.get(name, 0) + request.bytes_sent
+        return counts
+
     @property
     def bytes_sent(self) -> int:
         """Body bytes of files that left the hub."""

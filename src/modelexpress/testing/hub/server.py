@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from modelexpress.testing.hub.bodies import cut_before_answer, send_file
+from modelexpress.testing.hub.bodies import Line, Sending, cut_before_answer, send_file
 from modelexpress.testing.hub.content import HubFile, Repository
 from modelexpress.testing.hub.faults import Fault, Faults, Kind
 from modelexpress.testing.hub.listings import describe, paths_info, refs, tree
@@ -29,7 +29,10 @@ _EXPANDED_PAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """How a hub is run. `has_cdn` False serves LFS files in place; `has_tree` False is an old mirror."""
+    """How a hub is run. `has_cdn` False serves LFS files in place; `has_tree` False is an old mirror.
+
+    `total_rate` bounds the bytes a second of all connections together; 0: nothing does.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -37,6 +40,7 @@ class HubOptions:
     has_cdn: bool = True
     has_tree: bool = True
     ssl_context: ssl.SSLContext | None = None
+    total_rate: int = 0
 
 
 class LocalHub:
@@ -50,6 +54,7 @@ class LocalHub:
         self._signed: dict[str, tuple[Repository, HubFile]] = {}
         self._runner: web.AppRunner | None = None
         self._port = 0
+        self._line = Line(self._options.total_rate)
         self.faults = Faults()
         self.log = RequestLog()
 
@@ -238,7 +243,8 @@ class LocalHub:
         refusal = await self._misbehave(request, fault)
         if refusal is not None:
             return _noted(entry, refusal)
-        return await send_file(request, file, {**headers, "ETag": f'"{file.etag}"'}, fault, entry)
+        headers["ETag"] = f'"{file.etag}"'
+        return await send_file(request, file, headers, Sending(fault, self._line, entry))
 
     async def _serve_small(self, request: web.Request, parts: list[str]) -> web.StreamResponse:
         # A name has one part or two; the commit behind it is a full one.
@@ -255,7 +261,7 @@ class LocalHub:
         if file is None:
             return _noted(entry, _error(404, "EntryNotFound", f"{path} does not exist"))
         headers = {"ETag": f'"{file.etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        return await send_file(request, file, headers, fault, entry)
+        return await send_file(request, file, headers, Sending(fault, self._line, entry))
 
     async def _serve_signed(self, request: web.Request, signature: str) -> web.StreamResponse:
         found = self._signed.get(signature)
@@ -271,7 +277,7 @@ class LocalHub:
         assert file.sha256 is not None
         # A CDN has etags of its own, which look like digests and are none.
         headers = {"ETag": f'"{file.sha256[::-1]}"', "Accept-Ranges": "bytes"}
-        return await send_file(request, file, headers, fault, entry)
+        return await send_file(request, file, headers, Sending(fault, self._line, entry))
 
     async def _whoami(self, request: web.Request) -> web.StreamResponse:
         entry, fault = self._begin(request, "api", "", "")

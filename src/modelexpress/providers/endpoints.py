@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The origin and its mirrors: whom to ask, in which order, and how patiently."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yarl import URL
+
+from modelexpress.domain.clock import Clock
+from modelexpress.domain.errors import Limited, MxError, Unreachable
+from modelexpress.providers.http import Outgoing
+from modelexpress.providers.retry import RetryPolicy
+
+_PAUSE_SECONDS = 30.0
+_MOST_PAUSE_SECONDS = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address that speaks the Hub's API, and the connections to it. Only the origin sees tokens."""
+
+    base: str
+    outgoing: Outgoing
+    is_origin: bool
+
+    def url(self, *parts: str, query: str = "") -> URL:
+        """The address of something there; `parts` are quoted already."""
+        return URL("/".join((self.base, *parts)) + ("?" + query if query else ""), encoded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One turn of an endpoint, with the patience it gets in it."""
+
+    endpoint: Endpoint
+    retry: RetryPolicy
+    is_last: bool
+
+
+class Rota:
+    """In which order a number of places are asked: the first first, those in trouble last. Pure."""
+
+    def __init__(self, count: int) -> None:
+        self._quiet_until = [float("-inf")] * count
+
+    def order(self, now: float) -> list[int]:
+        """All of them, as they should be asked now."""
+        return sorted(range(len(self._quiet_until)), key=lambda number: self._quiet_until[number] > now)
+
+    def note_trouble(self, number: int, now: float, seconds: float) -> bool:
+        """Ask `number` last for `seconds`; True when it was not in trouble before."""
+        was_well = self._quiet_until[number] <= now
+        self._quiet_until[number] = max(self._quiet_until[number], now + seconds)
+        return was_well
+
+
+class Endpoints:
+    """The origin first, then its mirrors, then the origin once more with all patience.
+
+    One that does not answer has its turn behind the others for 30 seconds, or for as long as it says.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], retry: RetryPolicy, clock: Clock) -> None:
+        self._endpoints = tuple(endpoints)
+        self._retry = retry
+        self._clock = clock
+        self._rota = Rota(len(self._endpoints))
+
+    @property
+    def origin(self) -> Endpoint:
+        """The one that decides who may read."""
+        return self._endpoints[0]
+
+    def visits(self, has_mirrors: bool = True) -> list[Visit]:
+        """The turns in which something is asked for now; without `has_mirrors`, of the origin alone."""
+        order = self._rota.order(self._clock.monotonic()) if has_mirrors else [0]
+        if order[-1] == 0:
+            order.pop()
+        short = self._retry.shortened()
+        visits = [Visit(self._endpoints[number], short, is_last=False) for number in order]
+        return [*visits, Visit(self.origin, self._retry, is_last=True)]
+
+    def pass_over(self, visit: Visit, error: MxError) -> None:
+        """Go on after `error`. Raises it where it is the answer: of the origin, or after the last turn."""
+        is_outage = isinstance(error, Unreachable | Limited)
+        if is_outage:
+            self._note_outage(visit.endpoint, error)
+        if visit.is_last or (visit.endpoint.is_origin and not is_outage):
+            raise error
+        _log.debug("%s has no good answer, asking the next: %s", visit.endpoint.base, error)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        for endpoint in self._endpoints:
+            await endpoint.outgoing.close()
+
+    def _note_outage(self, endpoint: Endpoint, error: MxError) -> None:
+        named = error.retry_after_seconds if isinstance(error, Limited) else None
+        seconds = min(max(named or 0.0, _PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
+        number = self._endpoints.index(endpoint)
+        if self._rota.note_trouble(number, self._clock.monotonic(), seconds) and len(self._endpoints) > 1:
+            _log.warning("%s does not answer and is asked last for %.0f s: %s", endpoint.base, seconds, error)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom to ask next: the origin, then its mirrors, then the origin with all patience."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from modelexpress.domain.errors import Corrupt, Limited, MxError, NotFound, Unreachable
+from modelexpress.providers.addresses import Places
+from modelexpress.providers.endpoints import Endpoint, Endpoints, Rota
+from modelexpress.providers.http import Outgoing, OutgoingOptions
+from modelexpress.providers.retry import RetryPolicy
+from modelexpress.testing.clock import FakeClock
+
+POLICY = RetryPolicy()
+SHORT = POLICY.shortened()
+
+
+def make(clock: FakeClock, *bases: str) -> Endpoints:
+    endpoints = [
+        Endpoint(base, Outgoing(OutgoingOptions(Places(URL(base), frozenset()), "test", "here")), number == 0)
+        for number, base in enumerate(bases)
+    ]
+    return Endpoints(endpoints, POLICY, clock)
+
+
+def order(endpoints: Endpoints) -> list[tuple[str, bool]]:
+    """Who is asked, and whether with all patience."""
+    return [(visit.endpoint.base[-1], visit.retry == POLICY) for visit in endpoints.visits()]
+
+
+async def test_without_mirrors_the_origin_is_asked_once_with_all_patience() -> None:
+    endpoints = make(FakeClock(), "http://o")
+    assert order(endpoints) == [("o", True)]
+    [visit] = endpoints.visits()
+    for error in (Unreachable("x"), NotFound("x")):
+        with pytest.raises(type(error)):
+            endpoints.pass_over(visit, error)
+    assert order(endpoints) == [("o", True)]
+
+
+async def test_with_mirrors_the_first_turns_are_short() -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a", "http://b")
+    assert order(endpoints) == [("o", False), ("a", False), ("b", False), ("o", True)]
+    assert [visit.endpoint.base for visit in endpoints.visits(has_mirrors=False)] == ["http://o"]
+    assert (SHORT.max_attempts, SHORT.patience_seconds) == (3, 5.0)
+    assert RetryPolicy(max_attempts=1, patience_seconds=1.0).shortened() == RetryPolicy(
+        max_attempts=1, patience_seconds=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (Unreachable("x"), 30.0), (Limited("x"), 30.0), (Limited("x", 5.0), 30.0), (Limited("x", 90.0), 90.0),
+        (Limited("x", 86_400.0), 600.0),
+    ],
+)  # fmt: skip
+async def test_who_does_not_answer_comes_last_for_as_long_as_it_said(error: MxError, seconds: float) -> None:
+    clock = FakeClock()
+    endpoints = make(clock, "http://o", "http://a")
+    endpoints.pass_over(endpoints.visits()[0], error)
+    assert order(endpoints) == [("a", False), ("o", True)]
+    await clock.advance(seconds - 0.1)
+    assert order(endpoints) == [("a", False), ("o", True)]
+    await clock.advance(0.1)
+    assert order(endpoints) == [("o", False), ("a", False), ("o", True)]
+
+
+async def test_a_no_counts_from_the_origin_and_not_from_a_mirror() -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a")
+    origin, mirror, last = endpoints.visits()
+    for error in (NotFound("x"), Corrupt("x")):
+        endpoints.pass_over(mirror, error)
+        with pytest.raises(type(error)):
+            endpoints.pass_over(origin, error)
+        with pytest.raises(type(error)):
+            endpoints.pass_over(last, error)
+    assert order(endpoints) == [("o", False), ("a", False), ("o", True)], "no one was in trouble"
+
+
+@given(
+    count=st.integers(1, 5),
+    events=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.integers(1, 60)), max_size=40),
+)
+def test_everybody_has_a_turn_those_in_trouble_after_all_others(
+    count: int, events: list[tuple[int, int, int]]
+) -> None:
+    rota, until, now = Rota(count), [0] * count, 0
+    for number, passed, seconds in events:
+        now += passed
+        number %= count
+        assert rota.note_trouble(number, now, seconds) == (until[number] <= now)
+        until[number] = max(until[number], now + seconds)
+        well = [index for index in range(count) if until[index] <= now]
+        assert rota.order(now) == well + [index for index in range(count) if index not in well]
