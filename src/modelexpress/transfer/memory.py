@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of the caller as the place where a file arrives: received in place, hashed as it lands."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from modelexpress.domain.chunks import DIGEST_BYTES, ChunkMap, ChunkSpan, chunk_span
+from modelexpress.domain.errors import Invalid
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+def allocate(size: int) -> memoryview:
+    """New memory to receive `size` bytes into, in huge pages where the system gives them.
+
+    Receiving and hashing there takes 0.6 core-seconds per GB, in pages of 4 KiB 0.85.
+    """
+    if size == 0:
+        return memoryview(bytearray())
+    pages = mmap.mmap(-1, size)
+    with suppress(OSError, AttributeError):  # a kernel without huge pages; another system
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)
+
+
+class MemorySink:
+    """One file in a buffer of the caller; a `transfer.Sink`. For several threads at once.
+
+    `on_arrival` is called after every chunk, in the thread that brought it. Raises Invalid for a
+    buffer that cannot be written, is not contiguous or has another length than `size`.
+    """
+
+    def __init__(
+        self, size: int, buffer: WriteableBuffer, on_arrival: Callable[[int], None] | None = None
+    ) -> None:
+        self.size = size
+        self._bytes = _writable_bytes(size, buffer)
+        self._on_arrival = on_arrival
+        self._lock = threading.Lock()
+        self._chunks = ChunkMap(size)
+        self._digests = bytearray(self._chunks.count * DIGEST_BYTES)
+        self._given: dict[int, memoryview] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every chunk has arrived; that they are the right ones is for the digests to say."""
+        with self._lock:
+            return self._chunks.is_complete
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Bytes of all chunks that have arrived."""
+        with self._lock:
+            return self._chunks.arrived_bytes
+
+    @property
+    def digests(self) -> bytes:
+        """The BLAKE3 of every chunk in order, 32 bytes each; zeros where a chunk has not arrived."""
+        with self._lock:
+            return bytes(self._digests)
+
+    def take_missing(self, most: int) -> ChunkSpan | None:
+        """The next chunks to bring (see `transfer.Sink`)."""
+        with self._lock:
+            return self._chunks.take_missing(most)
+
+    def give_back(self, span: ChunkSpan) -> None:
+        """Whatever of a taken span has not arrived is missing again."""
+        with self._lock:
+            self._chunks.give_back(span)
+            for index in span:
+                self._given.pop(index, None)
+
+    def view(self, index: int) -> memoryview:
+        """The chunk's place in the buffer."""
+        view = self._place(index)
+        with self._lock:
+            self._given[index] = view
+        return view
+
+    def put(self, index: int, data: memoryview) -> None:
+        """Chunk `index` has arrived; bytes that were not received in its `view` are copied."""
+        place = self._place(index)
+        with self._lock:
+            is_there = self._given.pop(index, None) is data
+        if not is_there:
+            place[:] = data
+        digest = blake3(place).digest()
+        with self._lock:
+            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
+            self._chunks.arrived(index)
+        if self._on_arrival is not None:
+            self._on_arrival(len(place))
+
+    def forget(self, index: int) -> None:
+        """Chunk `index` is not what it should be: it is missing again."""
+        with self._lock:
+            self._chunks.forget(index)
+            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = bytes(DIGEST_BYTES)
+
+    def _place(self, index: int) -> memoryview:
+        span = chunk_span(index, self.size)
+        return self._bytes[span.start : span.end]
+
+    def __repr__(self) -> str:
+        return f"<MemorySink {self._chunks!r}>"
+
+
+def _writable_bytes(size: int, buffer: WriteableBuffer) -> memoryview:
+    view = memoryview(buffer)
+    if view.readonly:
+        raise Invalid("the buffer for a file can only be read; give one that can be written")
+    if view.nbytes != size:
+        raise Invalid(
+            f"a file of {size} bytes does not go into a buffer of {view.nbytes}; give one of its size"
+        )
+    try:
+        return view.cast("B") if size else memoryview(bytearray())
+    except TypeError as error:
+        raise Invalid(
+            "the buffer for a file is not one contiguous piece of memory; give one that is"
+        ) from error
