@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
 from modelexpress.cli.environment import of
-from modelexpress.domain.errors import Corrupt, StorageFailed
+from modelexpress.domain.errors import Corrupt, Invalid, StorageFailed
+
+_MOST_BYTES = 4 << 20
 
 
 def make_app() -> typer.Typer:
@@ -58,16 +60,35 @@ def send(
 
 
 def _read_text(payload: str | None) -> str | None:
-    return sys.stdin.read() if payload == "-" else payload
+    return _read(sys.stdin.buffer, "the payload on standard input") if payload == "-" else payload
 
 
 def _read_file(path: Path) -> str:
+    name = f"payload file {path}"
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise typer.BadParameter(f"payload file {path} is not UTF-8 text") from None
+        file = path.open("rb")
     except OSError as error:
-        raise StorageFailed(f"payload file {path} cannot be read: {error.strerror}") from error
+        raise StorageFailed(f"{name} cannot be read: {error.strerror}") from error
+    with file:
+        return _read(file, name)
+
+
+def _read(stream: BinaryIO, name: str) -> str:
+    """The text of a payload; no more is read than could be sent."""
+    try:
+        content = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise StorageFailed(f"{name} cannot be read: {error.strerror}") from error
+    _check_size(content, name)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{name} is not UTF-8 text") from None
+
+
+def _check_size(content: bytes, name: str) -> None:
+    if len(content) > _MOST_BYTES:
+        raise Invalid(f"{name} is larger than 4 MiB, which is the most that a server takes: send less")
 
 
 def _check_payload(text: str) -> bytes:
@@ -79,7 +100,9 @@ def _check_payload(text: str) -> bytes:
         raise typer.BadParameter(
             f"the payload is a JSON {type(value).__name__}: an object is needed, as {{}}"
         )
-    return json.dumps(value).encode()
+    data = json.dumps(value).encode()
+    _check_size(data, "the payload, as it is sent,")
+    return data
 
 
 def _decode(data: bytes, action: str) -> Any:

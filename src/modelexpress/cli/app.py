@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -14,49 +15,79 @@ import typer
 
 from modelexpress.cli import api, cache, completion, config, health, models, pull, serve
 from modelexpress.cli.environment import Environment, of, show_version
-from modelexpress.cli.exits import EXITS, FAILED, INTERRUPTED, OK, USAGE
-from modelexpress.cli.hoisting import hoist, split
+from modelexpress.cli.exits import EXITS, FAILED, INTERRUPTED, OK, TERMINATED, USAGE
+from modelexpress.cli.hoisting import find_given, hoist, share_flags
 from modelexpress.cli.output import Form, Output
+from modelexpress.cli.running import Terminated
 from modelexpress.cli.setting_flags import add_options, read_flags
-from modelexpress.domain.errors import MxError
+from modelexpress.cli.streams import open_closed, settle
+from modelexpress.domain.errors import MxError, StorageFailed
 
 # click is a package of its own in some versions of typer and a part of it in others.
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 _ClickException: type[Any] = _UsageError.__bases__[0]
 
+_HELP_FLAGS = ("-h", "--help")
 _SETTINGS: dict[str, Any] = {
     "add_completion": False,
     "rich_markup_mode": None,
     "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": ["-h", "--help"]},
+    "context_settings": {"help_option_names": list(_HELP_FLAGS)},
 }
 
 
 def run(program: str, arguments: list[str], env: Mapping[str, str] | None = None) -> int:
     """Run a program with its arguments (and another environment than the process's); the exit status."""
+    open_closed()
     command = build(program)
-    output = Output(_find_form(command, arguments))
+    output = _make_output(command, arguments)
     environment = Environment(program, output, env=os.environ if env is None else env)
     try:
-        if f"_{program}_COMPLETE".replace("-", "_").upper() in os.environ:
-            importlib.import_module("typer.completion").completion_init()
-        else:
-            arguments = hoist(command, arguments)
-        status = command.main(arguments, prog_name=program, standalone_mode=False, obj=environment)
+        status = _run(command, arguments, environment)
         sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        return FAILED
+    except OSError as error:
+        output.fail(StorageFailed.code, _explain(error))
+        return FAILED
+    finally:
+        settle()
+    return status
+
+
+def _run(command: Any, arguments: list[str], environment: Environment) -> int:
+    """Run a command; every error becomes words and an exit status."""
+    output = environment.output
+    try:
+        status = _act(command, arguments, environment)
     except MxError as error:
         output.fail(error.code, error.message)
         return EXITS[type(error)]
     except (typer.Abort, KeyboardInterrupt):
-        output.fail("Interrupted", "stopped")
-        return INTERRUPTED
+        status = INTERRUPTED
+    except Terminated:
+        output.fail("Interrupted", "stopped by SIGTERM")
+        return TERMINATED
     except _ClickException as error:
         return _refuse(output, error)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not try to write the rest at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    if status == INTERRUPTED:  # typer may have made a status of Ctrl-C already
+        output.fail("Interrupted", "stopped")
     return status if isinstance(status, int) else OK
+
+
+def _act(command: Any, arguments: list[str], environment: Environment) -> Any:
+    """Complete a line for a shell, show help, or do what the line says."""
+    program = environment.program
+    if f"_{program}_COMPLETE".replace("-", "_").upper() in os.environ:
+        importlib.import_module("typer.completion").completion_init()
+        share_flags(command)
+    else:
+        wanted = _find_help(command, program, arguments)
+        if wanted is not None:
+            typer.echo(wanted.get_help())
+            return OK
+        arguments = hoist(command, arguments)
+    return command.main(arguments, prog_name=program, standalone_mode=False, obj=environment)
 
 
 def build(program: str) -> Any:
@@ -125,32 +156,55 @@ def _help(
     ] = None,
 ) -> None:
     """Show the help of a command."""
-    here = context.find_root()
-    for word in words or []:
+    here = _follow(context.find_root(), words or [])
+    if here is None:
+        raise typer.BadParameter(f"there is no command {' '.join(words or [])!r}")
+    typer.echo(here.get_help())
+
+
+def _find_help(command: Any, program: str, arguments: list[str]) -> Any:
+    """What `WORDS... --help` asks about, without reading any flag: typer would load pydantic for it."""
+    if not arguments or arguments[-1] not in _HELP_FLAGS:
+        return None
+    root = command.context_class(command, info_name=program, **command.context_settings)
+    return _follow(root, arguments[:-1])
+
+
+def _follow(here: Any, words: list[str]) -> Any:
+    """The context of the command that the words lead to from `here`; None when there is none."""
+    for word in words:
         found = getattr(here.command, "commands", {}).get(word)
         if found is None:
-            raise typer.BadParameter(f"there is no command {' '.join(words or [])!r}")
+            return None
         here = type(here)(found, parent=here, info_name=word)
-    typer.echo(here.get_help())
+    return here
 
 
 def _refuse(output: Output, error: Any) -> int:
     """Say what is wrong with the command line."""
-    if output.is_human:
-        error.show()
-    else:
+    if not output.is_human:
         output.fail("Usage", error.format_message())
+    elif not output.is_quiet:
+        with contextlib.suppress(OSError):
+            error.show()
     return USAGE if isinstance(error, _UsageError) else FAILED
 
 
-def _find_form(command: Any, arguments: list[str]) -> Form:
-    """The form of results, also when the command line cannot be read as a whole."""
+def _make_output(command: Any, arguments: list[str]) -> Output:
+    """The form of results and whether to be quiet, also when the command line cannot be read as a whole."""
+    output = Output()
     if getattr(command, "commands", None) is None:
-        return Form.HUMAN
-    words = iter(split(command, arguments)[0])
+        return output
     names = {form.value: form for form in Form}
-    for word in words:
-        name, is_joined, value = word.partition("=")
+    for name, value in find_given(command, arguments):
         if name in ("--format", "-f"):
-            return names.get(value if is_joined else next(words, ""), Form.HUMAN)
-    return Form.HUMAN
+            output.form = names.get(value, Form.HUMAN)
+        output.is_quiet = output.is_quiet or name in ("--quiet", "-q")
+    return output
+
+
+def _explain(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    return f"the result cannot be written to standard output: {reason}"

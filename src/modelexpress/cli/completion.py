@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import os
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from modelexpress import compose
 from modelexpress.cli.environment import of
+from modelexpress.cli.setting_flags import read_flags
 from modelexpress.domain.errors import MxError
 
 
@@ -61,13 +62,28 @@ def completion(
     environment.output.result({"shell": shell.value, "script": script}, lambda: [script.rstrip()])
 
 
-def complete_models(incomplete: str) -> list[str]:
+def complete_models(context: typer.Context, incomplete: str) -> list[str]:
     """The models in the local cache whose names begin so."""
     try:
-        root = compose.load_settings("client", {}, os.environ).settings.cache.directory
+        root = _find_cache(context)
         folders = [path.name for path in root.glob("models--*") if path.is_dir()]
     except (MxError, OSError):
         # A shell that completes is no place to complain.
         return []
     names = sorted(name.removeprefix("models--").replace("--", "/") for name in folders)
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _find_cache(context: typer.Context) -> Path:
+    """The cache directory that the line, as far as it is typed, and the environment lead to."""
+    given: dict[str, Any] = {}
+    here: Any = context
+    while here is not None:
+        given = {name: value for name, value in here.params.items() if value} | given
+        here = here.parent
+    flags = read_flags("client", given)
+    directory: Path
+    directory = compose.load_settings(
+        "client", {"cache.directory": flags.get("cache.directory")}, of(context).env, given.get("config")
+    ).settings.cache.directory
+    return directory

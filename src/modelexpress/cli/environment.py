@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +14,7 @@ import typer
 
 from modelexpress import __version__, compose
 from modelexpress.cli.output import Output
+from modelexpress.cli.running import run_work
 from modelexpress.domain.errors import Invalid, MxError
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.observability.logs import configure
@@ -76,8 +76,13 @@ class Environment:
         loaded = self.load_client()
         return self._with(compose.open_client(loaded, self.env), act)
 
-    def with_control(self, act: Callable[[CacheControl], Coroutine[Any, Any, T]]) -> T:
-        """Run `act` on the server's cache when an endpoint is set, else on the local one; says which."""
+    def with_control(
+        self, act: Callable[[CacheControl], Coroutine[Any, Any, T]], has_origins: bool = False
+    ) -> T:
+        """Run `act` on the server's cache when an endpoint is set, else on the local one; says which.
+
+        `has_origins` True: `act` may fetch from the origins.
+        """
         loaded = self.load_client()
 
         async def act_and_say(control: CacheControl) -> T:
@@ -86,7 +91,7 @@ class Environment:
             self.output.note(self.where)
             return await act(control)
 
-        return self._with(compose.open_control(loaded, self.env), act_and_say)
+        return self._with(compose.open_control(loaded, self.env, has_origins), act_and_say)
 
     def with_local(self, act: Callable[[CacheControl], Coroutine[Any, Any, T]]) -> T:
         """Run `act` on the local cache directory."""
@@ -95,11 +100,11 @@ class Environment:
 
     @staticmethod
     def _with(opening: AbstractAsyncContextManager[X], act: Callable[[X], Coroutine[Any, Any, T]]) -> T:
-        async def run() -> T:
+        async def work() -> T:
             async with opening as opened:
                 return await act(opened)
 
-        return asyncio.run(run())
+        return run_work(work())
 
 
 def of(context: typer.Context) -> Environment:

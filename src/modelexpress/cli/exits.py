@@ -24,6 +24,7 @@ OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 EXITS: dict[type[MxError], int] = {
     Invalid: FAILED,
@@ -46,4 +47,5 @@ STATUSES: dict[int, str] = {
     FAILED: "it could not be done, or something that was checked is damaged; the error says why",
     USAGE: "the command line itself cannot be understood; nothing was done",
     INTERRUPTED: "stopped by Ctrl-C",
+    TERMINATED: "stopped by SIGTERM; a server that was told to stop ends with 0",
 }

@@ -6,6 +6,7 @@ A flag that the command itself has is the command's own: after `api send`, `-f` 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +38,38 @@ def split(root: Command, arguments: list[str]) -> tuple[list[str], list[str]]:
             here = _commands(here).get(word, here)
             flags = own if here is root else _Flags(here)
     return front, rest
+
+
+def find_given(root: Command, arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """The flags of `root` in a command line, each with its value, or an empty text."""
+    own = _Flags(root)
+    words = iter(split(root, arguments)[0])
+    for word in words:
+        name, is_joined, value = word.partition("=")
+        if not is_joined and own.takes_value.get(name, False):
+            value = next(words, "")
+        yield name, value
+
+
+def share_flags(root: Command) -> None:
+    """Give every command of the tree the flags of `root` that it does not have, for a shell that completes.
+
+    Typer completes what a command itself has; in a line that is run, `hoist` does the same.
+    """
+    for command in _walk(root):
+        own = _Flags(command).takes_value
+        for option in (option for option in root.params if option.param_type_name == "option"):
+            names = [name for name in option.opts if name not in own]
+            if names:
+                shared = copy.copy(option)
+                shared.opts, shared.secondary_opts = names, []
+                command.params.append(shared)
+
+
+def _walk(command: Command) -> Iterator[Command]:
+    for child in _commands(command).values():
+        yield child
+        yield from _walk(child)
 
 
 class _Flags:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from modelexpress.cli.environment import Environment, of, read_ref
 from modelexpress.cli.output import Document
 from modelexpress.cli.progress import shown_progress
 from modelexpress.cli.pulling import STRATEGY_HELP, Wanted, describe, pull_model, tell_oddities
+from modelexpress.cli.running import run_work
 from modelexpress.cli.verifying import as_document as verified_document
 from modelexpress.cli.verifying import verified_lines
 from modelexpress.domain.errors import MxError, NotFound
@@ -106,7 +106,8 @@ def init(
 ) -> None:
     """Write ~/.model-express/config.yaml: where models are, and which server."""
     environment = of(context)
-    endpoint = server_endpoint or environment.flags.get("connection.endpoint")
+    named = environment.flags.get("connection.endpoint")
+    endpoint = named if server_endpoint is None else server_endpoint
     written = compose.config_tools().write_init(environment.env, storage_path, endpoint)
     document = {
         "success": True,
@@ -157,7 +158,7 @@ def status(context: typer.Context) -> None:
                 return models, error.message
             return models, None
 
-    models, trouble = asyncio.run(ask())
+    models, trouble = run_work(ask())
     directory = loaded.settings.cache.directory
     document = {
         **_totals(models),
@@ -185,7 +186,7 @@ def clear(context: typer.Context, model: _Name, provider: _Provider = ProviderKi
     ref = read_ref(model, provider)
     loaded = environment.load_client()
     environment.output.details = {"model_name": model, "provider": ref.provider.value}
-    warning, plan = asyncio.run(_clear(environment, loaded, ref))
+    warning, plan = run_work(_clear(environment, loaded, ref))
     for text in (*([warning] if warning else []), *(plan.notes if plan else ())):
         environment.output.warn(text)
     if plan is None:
@@ -216,7 +217,7 @@ def clear_all(
         if not environment.output.ask(question):
             environment.output.note("nothing was removed")
             return
-    done = asyncio.run(_clear_all(environment, loaded))
+    done = run_work(_clear_all(environment, loaded))
     warnings = [warning for warning, _ in done if warning]
     notes = [note for _, plan in done if plan for note in plan.notes]
     for text in (*dict.fromkeys(warnings), *notes):

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 import typer
+
+from modelexpress.cli.running import stopped_at_once
 
 Document = Mapping[str, object]
 
@@ -51,32 +54,50 @@ class Output:
     def note(self, text: str) -> None:
         """Tell a person something beside the result, unless nobody wants to know."""
         if not self.is_quiet:
-            typer.echo(text, err=True)
+            _tell(text)
 
     def warn(self, text: str) -> None:
         """Tell a person that something is not as it may seem."""
         if not self.is_quiet:
-            typer.echo(f"{typer.style('Warning', fg='yellow')}: {text}", err=True)
+            _tell(f"{typer.style('Warning', fg='yellow')}: {text}")
 
     @staticmethod
     def ask(question: str) -> bool:
         """Ask a person; anything but yes, and silence, is no. Standard output stays clean."""
-        sys.stderr.write(f"{question} [y/N] ")
-        sys.stderr.flush()
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
+        with contextlib.suppress(OSError), stopped_at_once():
+            _tell(f"{question} [y/N] ", end="")
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        return False
 
     def fail(self, code: str, text: str) -> None:
         """Say what went wrong, in the form that was asked for."""
-        if self.is_human or self._has_result:
-            if not self.is_quiet:
-                typer.echo(f"{typer.style(self.error_label, fg='red', bold=True)}: {text}", err=True)
-            return
-        self._has_result = True
-        typer.echo(self._encode({**self.details, "success": False, "error": text, "code": code}))
+        if not self.is_human and not self._has_result:
+            self._has_result = True
+            if _is_written(self._encode({**self.details, "success": False, "error": text, "code": code})):
+                return
+        if not self.is_quiet:
+            _tell(f"{typer.style(self.error_label, fg='red', bold=True)}: {text}")
 
     def _encode(self, document: Document) -> str:
         indent = 2 if self.form is Form.JSON_PRETTY else None
         return json.dumps(document, sort_keys=True, ensure_ascii=False, indent=indent)
+
+
+def _tell(text: str, end: str = "\n") -> None:
+    """Say it on standard error; what nobody can be told there is no failure of the command."""
+    with contextlib.suppress(OSError):
+        typer.echo(text + end, err=True, nl=False)
+
+
+def _is_written(text: str) -> bool:
+    """Write to standard output; False when it takes nothing."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def columns(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterable[str]:

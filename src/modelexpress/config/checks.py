@@ -75,14 +75,34 @@ def find_contradictions(role: Role, settings: Settings, given: Mapping[str, Give
             f"{log_format.where}: logging.format {settings.logging.format!r} contradicts "
             f"logging.structured ({structured.where}), which means json: keep one of them"
         )
-    port = settings.server.port
-    if role == "server" and port and port == settings.server.metrics_port:
-        place = given["server.metrics_port"].origin
-        yield f"{place.where}: server.metrics_port is {port}, as server.port: give them different ports"
+    if role == "server":
+        yield from _find_shared_ports(settings, given)
+    yield from _useless_mirrors(settings, given)
     if os.path.isfile(settings.cache.directory):
         place = given["cache.directory"].origin
         path = shown(str(settings.cache.directory))
         yield f"{place.where}: cache.directory {path} is a file: name a directory"
+
+
+def _find_shared_ports(settings: Settings, given: Mapping[str, Given]) -> Iterator[str]:
+    server = settings.server
+    taken = {server.port: "server.port"} if server.port else {}
+    for key, port in (("server.data_port", server.data_port), ("server.metrics_port", server.metrics_port)):
+        if port in taken:
+            where = given[key].origin.where
+            yield f"{where}: {key} is {port}, as {taken[port]}: give them different ports"
+        elif port:
+            taken[port] = key
+
+
+def _useless_mirrors(settings: Settings, given: Mapping[str, Given]) -> Iterator[str]:
+    origin = settings.origin
+    place = given["origin.mirrors"].origin
+    for number, mirror in enumerate(origin.mirrors):
+        if mirror == origin.endpoint:
+            yield f"{place.where}: origin.mirrors: {shown(mirror)} is origin.endpoint itself: leave it out"
+        elif mirror in origin.mirrors[:number]:
+            yield f"{place.where}: origin.mirrors: {shown(mirror)} is there twice: leave one out"
 
 
 def _refusal(key: str, not_yet: str | None, settings: Settings, given: Mapping[str, Given]) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from modelexpress.config.document import Document, read_document
-from modelexpress.config.endpoint import DEFAULT_ENDPOINT
+from modelexpress.config.endpoint import DEFAULT_ENDPOINT, parse_endpoint
 from modelexpress.config.places import expand_path, home_directory
 from modelexpress.domain.errors import Invalid, StorageFailed
 from modelexpress.domain.refs import shown
@@ -71,11 +71,14 @@ def write_init(
     server_endpoint: str | None = None,
     cwd: Path | None = None,
 ) -> InitFile:
-    """Write the file, replacing what was there, and make the directory that `storage_path` names."""
+    """Write the file, replacing what was there, and make the directory that `storage_path` names.
+
+    Raises Invalid, with nothing written, for what no later command could use.
+    """
     path = init_path(env)
     directory = expand_path(storage_path or "~/.model-express/cache", env, cwd or Path.cwd())
-    named = env.get(ENDPOINT_VARIABLE) if storage_path else None
-    endpoint = server_endpoint or named or DEFAULT_ENDPOINT
+    endpoint, source = _choose_endpoint(server_endpoint, env if storage_path else {})
+    parse_endpoint(endpoint, source)
     text = yaml.safe_dump(
         {
             "local_path": str(directory),
@@ -94,6 +97,14 @@ def write_init(
     except OSError as error:
         raise StorageFailed(f"{error.filename or path}: cannot be written ({error.strerror})") from error
     return InitFile(path, str(directory), endpoint)
+
+
+def _choose_endpoint(given: str | None, env: Mapping[str, str]) -> tuple[str, str]:
+    """The server's address to write, and who named it."""
+    if given is not None:
+        return given.strip(), "--server-endpoint"
+    named = env.get(ENDPOINT_VARIABLE, "").strip()
+    return (named, f"env {ENDPOINT_VARIABLE}") if named else (DEFAULT_ENDPOINT, "default")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ from modelexpress.config.sources import (
     Given,
     Origin,
     find_given,
+    idle_variables,
     read_keys,
     search_paths,
     unknown_variables,
@@ -92,7 +93,7 @@ def load(
     if reading.problems:
         raise Invalid(_listed(reading.problems))
     origins = {key: value.origin for key, value in given.items()}
-    warnings = (*reading.warnings, *unknown_variables(own_env))
+    warnings = (*reading.warnings, *unknown_variables(own_env), *idle_variables(role, own_env))
     if means_json(settings, given):
         logging = settings.logging.model_copy(update={"format": "json"})
         settings = settings.model_copy(update={"logging": logging})
@@ -218,7 +219,7 @@ def _check(reading: _Reading, given: dict[str, Given]) -> Settings:
     reading.problems += [f"{given[fault.key].at(fault.path).where}: {fault.message}" for fault in faults]
     for setting in SETTINGS:
         if any(fault.key == setting.key for fault in faults):
-            is_place = setting.default is None and setting.default_text is not None
+            is_place = setting.default is None and setting.type == "path"
             given[setting.key] = Given(reading.cwd if is_place else setting.default, DEFAULT, setting.key)
     if settings is None:
         settings, left = check_types({key: value.value for key, value in given.items()})

@@ -105,6 +105,20 @@ def _origin(value: object) -> object:
     return text
 
 
+def _advertised(value: object) -> object:
+    text = _text(value).rstrip("/")
+    parts = urlsplit(text)
+    said = f"address {shown(redacted(text))}"
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "http" or not port or parts.path or parts.query or parts.username is not None:
+        raise Invalid(f"{said} is not where clients can be sent: give http://host:port")
+    check_host(parts.hostname or "", said)
+    return text
+
+
 def _account(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -121,6 +135,7 @@ SecondsAboveZero = Annotated[int, _checked(_seconds_above_zero)]
 Port = Annotated[int, _checked(_number), Field(ge=0, le=65_535)]
 Bytes = Annotated[int, _checked(_number), Field(ge=0, lt=2**64)]
 Host = Annotated[str, _checked(_host)]
+OriginAddress = Annotated[str, _checked(_origin)]
 
 
 class _Section(BaseModel):
@@ -134,6 +149,8 @@ class ServerSettings(_Section):
 
     host: Host
     port: Port
+    data_port: Port
+    advertise_url: Annotated[str, _checked(_advertised)] | None
     metrics_port: Port
     drain_seconds: Seconds
 
@@ -204,12 +221,14 @@ class RegistrySettings(_Section):
 class OriginSettings(_Section):
     """Where models come from, and how patient to be with it."""
 
-    endpoint: Annotated[str, _checked(_origin)]
+    endpoint: OriginAddress
+    mirrors: Annotated[tuple[OriginAddress, ...], _checked(_items)]
     offline: bool
     revalidate: Annotated[int | Literal["always", "never"], _checked(_revalidate)]
     redirect_hosts: Annotated[tuple[Annotated[str, _checked(_redirect_host)], ...], _checked(_items)]
     timeout_seconds: SecondsAboveZero
     max_attempts: Annotated[int, _checked(_number), Field(ge=1, le=100)]
+    max_bytes_per_second: Bytes
 
 
 PulledWeights = Annotated[Literal["all", "safetensors-first"], _checked(_lowered)]
@@ -229,6 +248,7 @@ class PullSettings(_Section):
 
     weights: PulledWeights
     parallel_files: Annotated[int, _checked(_number), Field(ge=1, le=64)]
+    connections: Annotated[int, _checked(_number), Field(ge=1, le=64)]
     patterns: tuple[PullPattern, ...]
 
 

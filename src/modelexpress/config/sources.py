@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelexpress.config.document import Document, Located
-from modelexpress.config.table import SETTINGS, Role, Setting, known_environment
+from modelexpress.config.table import OTHER_ENVIRONMENT, SETTINGS, Role, Setting, known_environment
 from modelexpress.domain.errors import Invalid
 from modelexpress.domain.refs import shown
 
@@ -131,6 +131,15 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
         f"{shown(name)} is set, but no such variable is read{_nearest(name, sorted(known))}"
         for name in sorted(env)
         if name.startswith(OWN_PREFIX) and name not in known
+    ]
+
+
+def idle_variables(role: Role, env: Mapping[str, str]) -> list[str]:
+    """A warning for each variable that asks a process of this role for something it does not do."""
+    return [
+        f"{other.name} is set, and does nothing in this version: unset it"
+        for other in OTHER_ENVIRONMENT
+        if role in other.idle_for and env.get(other.name, "").strip()
     ]
 
 

@@ -55,10 +55,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentName:
-    """A variable that is recognised without being a setting."""
+    """A variable that is recognised without being a setting.
+
+    `idle_for`: the processes that are told at start that it does nothing.
+    """
 
     name: str
     meaning: str
+    idle_for: frozenset[Role] = frozenset()
 
 
 _SERVER_SETTINGS = (
@@ -71,6 +75,19 @@ _SERVER_SETTINGS = (
         "server.port", "integer, 0 to 65535", 8001,
         "Port of the gRPC services; 0 takes any free port.",
         flags=("--port", "-p"), env=("MODEL_EXPRESS_SERVER_PORT",), roles=SERVER,
+    ),
+    Setting(
+        "server.data_port", "integer, 0 to 65535", 8002,
+        "Port of the data plane, where clients without shared storage read files over HTTP; 0 takes any "
+        "free port.",
+        flags=("--data-port",), env=("MODEL_EXPRESS_SERVER_DATA_PORT",), roles=SERVER,
+    ),
+    Setting(
+        "server.advertise_url", "URL", None,
+        "Where clients reach the data plane, `http://host:port`, if it is not where they reach the gRPC "
+        "services, on `server.data_port`.",
+        flags=("--advertise-url",), env=("MODEL_EXPRESS_SERVER_ADVERTISE_URL",), roles=SERVER,
+        default_text="the host that the client dialled",
     ),
     Setting(
         "server.metrics_port", "integer, 0 to 65535", 9401,
@@ -217,6 +234,11 @@ _ORIGIN_SETTINGS = (
         env=("MODEL_EXPRESS_ORIGIN_ENDPOINT",), fallback_env=("HF_ENDPOINT",),
     ),
     Setting(
+        "origin.mirrors", "list of http or https URLs", (),
+        "Mirrors of it that are asked, without any token, while it does not answer.",
+        env=("MODEL_EXPRESS_ORIGIN_MIRRORS",),
+    ),
+    Setting(
         "origin.offline", "true or false", False,
         "Never ask the origin: only what is here answers.",
         env=("MODEL_EXPRESS_ORIGIN_OFFLINE", "HF_HUB_OFFLINE"),
@@ -242,6 +264,11 @@ _ORIGIN_SETTINGS = (
         "was never reached.",
         env=("MODEL_EXPRESS_ORIGIN_MAX_ATTEMPTS",),
     ),
+    Setting(
+        "origin.max_bytes_per_second", "integer, bytes", 0,
+        "Bound on what this process reads from the origin, all files together; 0: none.",
+        env=("MODEL_EXPRESS_ORIGIN_MAX_BYTES_PER_SECOND",),
+    ),
 )  # fmt: skip
 
 _PULL_SETTINGS = (
@@ -255,6 +282,12 @@ _PULL_SETTINGS = (
         "pull.parallel_files", "integer, 1 to 64", 8,
         "How many files of one pull are fetched at once.",
         env=("MODEL_EXPRESS_PULL_PARALLEL_FILES",),
+    ),
+    Setting(
+        "pull.connections", "integer, 1 to 64", 16,
+        "How many ranges are read from the origin at once at most, of all files and pulls together; how many "
+        "of them are used is learnt from what the origin gives. Each holds 6 MiB of memory.",
+        env=("MODEL_EXPRESS_PULL_CONNECTIONS",),
     ),
     Setting(
         "pull.patterns", "list of mappings: `models`, `include`, `exclude`, `weights`", (),
@@ -324,12 +357,25 @@ OTHER_ENVIRONMENT: tuple[EnvironmentName, ...] = (
     EnvironmentName("MX_AUTH_TOKEN_TTL_SECONDS", "age at which a client looks at that file again; 60"),
     EnvironmentName("MX_METRICS_SCHEME", "the label `scheme` of `mx_build_info`"),
     EnvironmentName("POD_NAME", "what this machine is called in the registry; else its host name"),
-    EnvironmentName("MODEL_EXPRESS_S3_TIMEOUT_SECS", "of other versions; has no effect in this one"),
-    EnvironmentName("MODEL_EXPRESS_MAX_RETRIES", "of other versions; has no effect"),
-    EnvironmentName("MODEL_EXPRESS_RETRY_DELAY", "of other versions; has no effect"),
-    EnvironmentName("MODEL_EXPRESS_ENVIRONMENT", "a placeholder in deployment files; has no effect"),
-    EnvironmentName("MODEL_EXPRESS_DEBUG", "a placeholder in deployment files; has no effect"),
-    EnvironmentName("MODEL_EXPRESS_MAX_CONCURRENT_REQUESTS", "a placeholder; has no effect"),
+    EnvironmentName("REDIS_URL", "address of a Redis registry; does nothing in this version", SERVER),
+    EnvironmentName("MX_REDIS_HOST", "the same; does nothing in this version", SERVER),
+    EnvironmentName("MX_REDIS_PORT", "the same; does nothing in this version", SERVER),
+    EnvironmentName(
+        "MX_METADATA_NAMESPACE", "namespace of a Kubernetes registry; does nothing in this version", SERVER
+    ),
+    EnvironmentName(
+        "MX_REAPER_SCAN_INTERVAL_SECS", "of peer-to-peer transfer; does nothing in this version", SERVER
+    ),
+    EnvironmentName(
+        "MX_HEARTBEAT_TIMEOUT_SECS", "of peer-to-peer transfer; does nothing in this version", SERVER
+    ),
+    EnvironmentName("MX_GC_TIMEOUT_SECS", "of peer-to-peer transfer; does nothing in this version", SERVER),
+    EnvironmentName("MODEL_EXPRESS_S3_TIMEOUT_SECS", "time limit of S3; does nothing in this version", BOTH),
+    EnvironmentName("MODEL_EXPRESS_MAX_RETRIES", "of other versions; does nothing in this one", BOTH),
+    EnvironmentName("MODEL_EXPRESS_RETRY_DELAY", "of other versions; does nothing in this one", BOTH),
+    EnvironmentName("MODEL_EXPRESS_ENVIRONMENT", "a placeholder in deployment files; does nothing", BOTH),
+    EnvironmentName("MODEL_EXPRESS_DEBUG", "a placeholder in deployment files; does nothing", BOTH),
+    EnvironmentName("MODEL_EXPRESS_MAX_CONCURRENT_REQUESTS", "a placeholder; does nothing", BOTH),
 )
 
 

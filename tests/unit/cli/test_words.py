@@ -34,17 +34,40 @@ def test_every_error_has_an_exit_status() -> None:
     assert set(EXITS.values()) <= set(STATUSES)
 
 
-@pytest.mark.parametrize("program", ["modelexpress", "modelexpress-cli", "modelexpress-server", "config_gen"])
-def test_help_needs_nothing_heavy(program: str) -> None:
-    code = (
-        "import sys\nfrom modelexpress.cli import app\n"
-        f"status = app.run({program!r}, ['--help'])\n"
-        f"print(status, sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+LISTS_HELP = """
+import contextlib, io, json, sys
+from modelexpress.cli import app
+from modelexpress.cli.documentation import walk
+HEAVY = set(json.loads(sys.argv[1]))
+said = {}
+for program in ("modelexpress", "modelexpress-cli", "modelexpress-server", "config_gen"):
+    lines = [words.split()[1:] for words, _ in walk(program)]
+    lines += [line[:1] for line in lines if len(line) > 1] + [[]]
+    for line in lines:
+        for flag in ("--help", "-h"):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                status = app.run(program, [*line, flag])
+            typed = " ".join([program, *line, flag])
+            said[typed] = [status, sorted(HEAVY & set(sys.modules)), out.getvalue().splitlines()[0]]
+print(json.dumps(said))
+"""
 
-    assert done.stderr.strip() == "0 []"
-    assert done.stdout.startswith(f"Usage: {program}")
+
+def test_the_help_of_no_command_needs_anything_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS_HELP, json.dumps(HEAVY)], capture_output=True, text=True, check=True
+    )
+    said = json.loads(done.stdout)
+
+    assert {"modelexpress --help", "modelexpress pull --help", "modelexpress health -h"} <= said.keys()
+    assert {
+        "modelexpress cache --help",
+        "modelexpress-cli cache ls --help",
+        "config_gen --help",
+    } <= said.keys()
+    for line, (status, loaded, usage) in said.items():
+        assert (status, loaded) == (0, []), line
+        assert usage.startswith(f"Usage: {line.rpartition(' ')[0]} "), line
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
@@ -162,3 +185,30 @@ def test_help_of_a_command_is_shown_either_way(capsys: pytest.CaptureFixture[str
 
     assert capsys.readouterr().out == by_word
     assert run("modelexpress", ["help", "nothing"], {}) == 2
+
+
+def test_help_beside_other_words_is_that_of_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("modelexpress", ["pull", "-h"], {}) == 0
+    alone = capsys.readouterr().out
+    for words in (["pull", "org/x", "--help"], ["-q", "pull", "--help"], ["pull", "--help", "org/x"]):
+        assert run("modelexpress", words, {}) == 0
+        assert capsys.readouterr().out == alone
+    assert run("modelexpress", ["nothing", "--help"], {}) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-q", "nosuch"], ["pull", "--nosuch", "--quiet"], ["-vq", "pull"], ["cache", "-q", "rm", "../x"]],
+)
+def test_quiet_keeps_the_words_about_a_wrong_line_off_too(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("modelexpress", arguments, {}) == 2
+    assert capsys.readouterr() == ("", "")
+    assert run("modelexpress", [*arguments, "--format", "json"], {}) == 2
+    assert json.loads(capsys.readouterr().out)["code"] == "Usage"
+
+
+def test_a_value_that_looks_like_quiet_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("modelexpress", ["--endpoint", "-q", "nosuch"], {}) == 2
+    assert "nosuch" in capsys.readouterr().err

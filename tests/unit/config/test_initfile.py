@@ -97,3 +97,19 @@ def test_a_home_that_cannot_be_written_is_a_storage_failure(desk: Desk) -> None:
     (desk.home / ".model-express").write_text("in the way")
     with pytest.raises(StorageFailed, match="cannot be written"):
         write_init(desk.env)
+
+
+@pytest.mark.parametrize("endpoint", ["https://x", "", " ", "x:99999", "a b:1", "http://x:1/path"])
+def test_an_endpoint_that_no_command_could_use_leaves_everything_as_it_was(desk: Desk, endpoint: str) -> None:
+    write_init(desk.env, server_endpoint="one:1")
+    before = init_path(desk.env).read_text()
+    with pytest.raises(Invalid, match=r"^--server-endpoint: "):
+        write_init(desk.env, "models", endpoint, desk.cwd)
+    assert init_path(desk.env).read_text() == before
+    assert not (desk.cwd / "models").exists()
+
+
+def test_a_variable_that_no_command_could_use_is_named(desk: Desk) -> None:
+    with pytest.raises(Invalid, match=r"^env MODEL_EXPRESS_SERVER_ENDPOINT: server address 'https://x'"):
+        write_init({**desk.env, "MODEL_EXPRESS_SERVER_ENDPOINT": "https://x"}, "models", cwd=desk.cwd)
+    assert not init_path(desk.env).exists()

@@ -33,6 +33,8 @@ def test_a_flag_ranks_above_a_variable_above_the_file_above_the_default(desk: De
     assert origins == {
         "server.host": "file modelexpress.yaml:2",
         "server.port": "env MODEL_EXPRESS_SERVER_PORT",
+        "server.data_port": "default",
+        "server.advertise_url": "default",
         "server.metrics_port": "flag --metrics-port",
         "server.drain_seconds": "default",
     }
@@ -256,6 +258,22 @@ def test_the_metrics_port_is_not_the_servers(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other"), [("port", "data_port"), ("port", "metrics_port"), ("data_port", "metrics_port")]
+)
+def test_no_two_ports_are_the_same(desk: Desk, one: str, other: str) -> None:
+    flags = {f"server.{one}": 7000, f"server.{other}": 7000}
+    assert f"server.{other} is 7000, as server.{one}" in desk.refusal(flags=flags)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host", "ftp://host:1", "http://host", "http://host:1/path", "http://u:p@host:1", "http://[::1", "x:y"],
+)
+def test_where_clients_are_sent_is_an_address(desk: Desk, url: str) -> None:
+    assert "server.advertise_url" in desk.refusal(flags={"server.advertise_url": url})
+
+
+@pytest.mark.parametrize(
     ("text", "level"), [("Info", "info"), ("TRACE", "trace"), ("WARNING", "warn"), ("warn", "warn")]
 )
 def test_levels_are_read_in_any_case(desk: Desk, text: str, level: str) -> None:
@@ -349,6 +367,48 @@ def test_lists_come_from_files_or_with_commas(desk: Desk) -> None:
     assert desk.load(env=env).settings.origin.redirect_hosts == ("a", "b")
 
 
+@pytest.mark.parametrize("host", ["10.0.0.0/8", "*.local", ".local", "cdn:80", "http://cdn", "10.0.0"])
+def test_a_redirect_host_that_is_no_host_is_refused(desk: Desk, host: str) -> None:
+    message = desk.refusal(env={"MODEL_EXPRESS_ORIGIN_REDIRECT_HOSTS": f"localhost,{host}"})
+    assert message.startswith("env MODEL_EXPRESS_ORIGIN_REDIRECT_HOSTS: origin.redirect_hosts[1]: ")
+    assert host in message
+
+
+def test_mirrors_are_origins_as_the_endpoint_is(desk: Desk) -> None:
+    assert desk.load().settings.origin.mirrors == ()
+    env = {"MODEL_EXPRESS_ORIGIN_MIRRORS": "https://a.example/, http://b.example:8080/hub"}
+    assert desk.load(env=env).settings.origin.mirrors == ("https://a.example", "http://b.example:8080/hub")
+    desk.write("origin:\n  mirrors: [https://a.example, 'ftp://b']\n")
+    assert desk.refusal().startswith(
+        "modelexpress.yaml:2: origin.mirrors[1]: origin 'ftp://b' is not an http"
+    )
+    desk.write("origin:\n  mirrors:\n    - https://me:secret@a.example\n")
+    message = desk.refusal()
+    assert "origin.mirrors[0]" in message and "credentials" in message and "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("mirrors", "problem"),
+    [
+        ("https://huggingface.co/", "'https://huggingface.co' is origin.endpoint itself: leave it out"),
+        ("https://a.example, https://a.example/", "'https://a.example' is there twice: leave one out"),
+    ],
+)
+def test_a_mirror_that_would_do_nothing_is_refused(desk: Desk, mirrors: str, problem: str) -> None:
+    env = {"MODEL_EXPRESS_ORIGIN_MIRRORS": mirrors}
+    assert desk.refusal(env=env) == f"env MODEL_EXPRESS_ORIGIN_MIRRORS: origin.mirrors: {problem}"
+
+
+def test_the_bound_on_the_origin_is_a_number_of_bytes(desk: Desk) -> None:
+    assert desk.load().settings.origin.max_bytes_per_second == 0
+    env = {"MODEL_EXPRESS_ORIGIN_MAX_BYTES_PER_SECOND": "125000000"}
+    assert desk.load(env=env).settings.origin.max_bytes_per_second == 125_000_000
+    for text in ("-1", "100MB", "fast"):
+        assert "origin.max_bytes_per_second" in desk.refusal(
+            env={"MODEL_EXPRESS_ORIGIN_MAX_BYTES_PER_SECOND": text}
+        )
+
+
 def test_patterns_say_what_is_pulled_for_which_models(desk: Desk) -> None:
     desk.write(
         "pull:\n  patterns:\n    - models: 'meta-llama/*'\n      include: ['*.safetensors', '*.json']\n"
@@ -417,8 +477,37 @@ def test_what_kubernetes_sets_for_a_service_of_that_name_is_no_setting(desk: Des
 
 
 def test_an_unknown_variable_with_our_prefix_is_a_warning_with_the_nearest_name(desk: Desk) -> None:
-    env = {"MODEL_EXPRESS_SERVR_PORT": "1", "MODEL_EXPRESS_ENVIRONMENT": "production", "OTHER": "x"}
+    env = {"MODEL_EXPRESS_SERVR_PORT": "1", "MODEL_EXPRESS_LOG_LEVEL": "info", "OTHER": "x"}
     assert desk.load(env=env).warnings == (
         "'MODEL_EXPRESS_SERVR_PORT' is set, but no such variable is read: "
         "did you mean MODEL_EXPRESS_SERVER_PORT?",
     )
+
+
+IDLE_AT_SERVERS = (
+    "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT", "MX_METADATA_NAMESPACE", "MX_REAPER_SCAN_INTERVAL_SECS",
+    "MX_HEARTBEAT_TIMEOUT_SECS", "MX_GC_TIMEOUT_SECS",
+)  # fmt: skip
+IDLE_ANYWHERE = (
+    "MODEL_EXPRESS_S3_TIMEOUT_SECS", "MODEL_EXPRESS_MAX_RETRIES", "MODEL_EXPRESS_RETRY_DELAY",
+    "MODEL_EXPRESS_ENVIRONMENT", "MODEL_EXPRESS_DEBUG", "MODEL_EXPRESS_MAX_CONCURRENT_REQUESTS",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*IDLE_AT_SERVERS, *IDLE_ANYWHERE])
+def test_a_variable_of_ours_that_does_nothing_yet_is_a_warning_where_it_would_be_read(
+    desk: Desk, name: str
+) -> None:
+    expected = (f"{name} is set, and does nothing in this version: unset it",)
+    assert desk.load("server", env={name: "1"}).warnings == expected
+    assert desk.load("client", env={name: "1"}).warnings == (() if name in IDLE_AT_SERVERS else expected)
+    assert desk.load("server", env={name: " "}).warnings == ()
+
+
+def test_what_was_set_for_other_programs_is_no_warning(desk: Desk) -> None:
+    names = (
+        "AWS_ACCESS_KEY_ID", "AWS_REGION", "GOOGLE_APPLICATION_CREDENTIALS", "NGC_API_KEY",
+        "NGC_CLI_HOME", "REDIS_HOST", "POD_NAMESPACE", "RUST_LOG", "MX_CONTIGUOUS_REG",
+    )  # fmt: skip
+    env = dict.fromkeys(names, "1") | {"MX_REDIS_PORT": "tcp://10.0.0.1:6379"}
+    assert desk.load("server", env=env).warnings == desk.load("client", env=env).warnings == ()
