@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PATIENCE_SECONDS = 20.0
 # A personal cache, token or address must neither help nor be touched.
@@ -21,10 +22,11 @@ _FOREIGN = ("HF_", "HUGGING_FACE_", "MODEL_EXPRESS_", "MX_", "XDG_")
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its gRPC address and its cache directory."""
+    """A running server: its gRPC address, its cache directory and its process."""
 
     endpoint: str
     cache: Path
+    process: int
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
@@ -52,7 +54,7 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
         end(process)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """Ask the process to end, wait, and make it."""
     if process.poll() is None:
         process.terminate()
@@ -102,6 +104,8 @@ def serving(folder: Path, origin: str | None) -> Iterator[Server]:
         "127.0.0.1",
         "--port",
         str(port),
+        "--data-port",
+        "0",
         "--metrics-port",
         "0",
         "--cache-directory",
@@ -109,7 +113,7 @@ def serving(folder: Path, origin: str | None) -> Iterator[Server]:
     ]
     with running(modelexpress("serve", *flags), log, clean_environment(**changes)) as process:
         wait_until_open(port, process, log)
-        yield Server(f"http://127.0.0.1:{port}", cache)
+        yield Server(f"http://127.0.0.1:{port}", cache, process.pid)
 
 
 def die_in_order() -> None:

@@ -6,13 +6,14 @@ from modelexpress.cache.flights import Flight
 from modelexpress.cache.freshness import FreshnessRules
 from modelexpress.cache.model_cache import ModelCache
 from modelexpress.cache.opening import CacheOptions, Surroundings, open_cache
-from modelexpress.cache.parts import PatternRule, PullRules
+from modelexpress.cache.parts import MakeSource, PatternRule, PullRules
 
 __all__ = [
     "AccessRules",
     "CacheOptions",
     "Flight",
     "FreshnessRules",
+    "MakeSource",
     "ModelCache",
     "PatternRule",
     "PullRules",

@@ -5,23 +5,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from modelexpress.cache.parts import CacheParts
-from modelexpress.domain.errors import NoRoom, NotFound, StorageFailed
-from modelexpress.domain.held import Damage, HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
+from modelexpress.cache.verifying import Suspect, Verification
+from modelexpress.domain.errors import Busy, Invalid, NotFound
+from modelexpress.domain.held import HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest
-from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import ModelRef, shown
-from modelexpress.domain.selection import ALL_FILES, Selection
+from modelexpress.domain.selection import ALL_FILES, Selection, Weights
 from modelexpress.store.layout import Repository, model_ref
 from modelexpress.store.proof import find_damage
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.removal import RepositoryRemoval, carry_out, plan_removal
 from modelexpress.store.survey import list_commits, list_repositories, read_foreign_manifest, read_refs
 from modelexpress.store.tally import Tally, tally
-from modelexpress.store.volume import leftovers, remove_tree
+from modelexpress.store.volume import Ownership, leftovers, remove_tree
+
+_COMMIT_START = re.compile(r"[0-9a-f]{7,40}")
+_SHOWN_COMMITS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ class LocalControl:
         # All are planned before any is carried out: a name that is not here stops no removal halfway.
         parts = [await self._remove_model(revisions, is_dry_run=True) for revisions in asked]
         if not is_dry_run:
+            await self._check_not_served()
             parts = [await self._remove_model(revisions, is_dry_run=False) for revisions in asked]
         removals = [removal for part in parts for removal in part.removals]
         return RemovalPlan(tuple(removals), notes=tuple(note for part in parts for note in part.notes))
@@ -52,6 +57,8 @@ class LocalControl:
     async def prune(self, is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of our snapshots that no ref names, and of leftovers."""
         removals: list[Removal] = []
+        if not is_dry_run:
+            await self._check_not_served()
         for repository in await self._parts.pool.run("listing", list_repositories, self._parts.layout):
             async with self._parts.turns.of(repository.name):
                 plan = await self._parts.pool.run(f"planning {repository.name}", self._plan_prune, repository)
@@ -61,16 +68,19 @@ class LocalControl:
         count, size = await self._parts.pool.run("sweeping leftovers", self._sweep, is_dry_run)
         return RemovalPlan(tuple(removals), count, size)
 
-    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
-        """Prove every file again from its bytes; what is damaged no longer counts as held.
+    async def verify(
+        self, ref: ModelRef | None, on_progress: OnProgress, is_repair: bool = False
+    ) -> list[Verified]:
+        """Prove every file again from its bytes; what is damaged no longer counts as held, until repaired.
 
         Raises NotFound when `ref` is not in the cache.
         """
-        found = await self._parts.pool.run("listing the cache", self._list_to_verify, ref)
-        if ref is not None and not found:
+        suspects = await self._parts.pool.run("listing the cache", self._list_to_verify, ref)
+        if ref is not None and not suspects:
             raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to verify")
-        counter = _Counter([entry for _, entries in found for entry in entries], on_progress)
-        return [await self._verify_snapshot(record, entries, counter) for record, entries in found]
+        if is_repair:
+            await self._check_not_served()
+        return await Verification(self._parts, suspects, on_progress, is_repair).run()
 
     async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
         """Prove and take over snapshots that other tools wrote; damaged ones are left as they are."""
@@ -78,11 +88,23 @@ class LocalControl:
         if ref is not None and not found:
             raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to adopt")
         adopted = []
+        if not is_dry_run:
+            await self._check_not_served()
         for record in found:
             if not _is_wholly_owned(record):
                 taken = await self._adopt_snapshot(record, is_dry_run)
                 adopted.extend([taken] if taken is not None else [])
         return adopted
+
+    async def _check_not_served(self) -> None:
+        """Raise Busy while a server of another process decides about this directory: two would not agree."""
+        layout, now = self._parts.layout, self._parts.clock.wall()
+        server = await self._parts.pool.run("looking at the owner", Ownership.find_foreign, layout, now)
+        if server is not None:
+            raise Busy(
+                f"the cache at {self.where} is served by {server}: let that server do it (--endpoint), "
+                "or stop it first"
+            )
 
     async def prove_foreign(self, ref: ModelRef, commit: str, selection: Selection) -> SnapshotRecord | None:
         """Prove what another tool wrote, without its origin, and record it; None if it is not whole.
@@ -117,7 +139,7 @@ class LocalControl:
                 held={p: h for p, h in {**base.held, **found.held}.items() if p not in damaged},
                 selections={**base.selections, **found.selections},
             )
-            await self._save(merged)
+            await self._parts.save(merged)
         return merged
 
     async def _prove(self, record: SnapshotRecord, entries: Iterable[FileEntry]) -> SnapshotRecord:
@@ -132,12 +154,6 @@ class LocalControl:
             status = await self._parts.pool.run(f"looking at {path}", path.stat)
             held[entry.path] = HeldEntry(entry.digest.proof, status.st_mtime_ns)
         return replace(record, held=held)
-
-    async def _save(self, record: SnapshotRecord) -> None:
-        await self._parts.pool.run(
-            f"saving the record of {record.manifest.ref}", self._parts.records.save, record
-        )
-        await self._parts.remember(record)
 
     # -- list
 
@@ -154,7 +170,7 @@ class LocalControl:
         for repository in list_repositories(self._parts.layout):
             if ref is not None and model_ref(repository.name) != replace(ref, revision=None):
                 continue
-            wanted = _wanted_commits(repository, ref)
+            wanted = self._wanted_commits(repository, ref)
             for commit in list_commits(repository):
                 record = self._find_or_read(repository, commit)
                 if record is not None and (wanted is None or commit in wanted):
@@ -166,17 +182,42 @@ class LocalControl:
         found = self._find_snapshots(ref)
         known = {(record.manifest.ref, record.manifest.commit) for record in found}
         lost = self._parts.records.scan() if ref is None else self._parts.records.find_all(ref)
-        wanted = None if ref is None else _wanted_commits(self._parts.layout.repository(ref), ref)
+        wanted = None if ref is None else self._wanted_commits(self._parts.layout.repository(ref), ref)
         for record in lost:
             commit = record.manifest.commit
             if (record.manifest.ref, commit) not in known and (wanted is None or commit in wanted):
                 found.append(record)
         return found
 
-    def _list_to_verify(self, ref: ModelRef | None) -> list[tuple[SnapshotRecord, list[FileEntry]]]:
+    def _wanted_commits(self, repository: Repository, ref: ModelRef | None) -> set[str] | None:
+        """The commits that a revision stands for; None: all. Invalid for the beginning of several."""
+        if ref is None or ref.revision is None:
+            return None
+        named = read_refs(repository).get(ref.revision)
+        if named is not None or not _COMMIT_START.fullmatch(ref.revision):
+            return {named or ref.revision}
+        recorded = (record.manifest.commit for record in self._parts.records.find_all(ref))
+        here = {c for c in (*list_commits(repository), *recorded) if c.startswith(ref.revision)}
+        if len(here) > 1:
+            raise Invalid(
+                f"{ref} can be any of {', '.join(sorted(here)[:_SHOWN_COMMITS])}: give more of its digits"
+            )
+        return here
+
+    def _list_to_verify(self, ref: ModelRef | None) -> list[Suspect]:
         records = self._find_snapshots_and_lost(ref)
-        found = [(r, list(r.entries_held()) if r.held else self._list_present(r)) for r in records]
-        return [(record, entries) for record, entries in found if entries]
+        found = [Suspect(record, self._list_expected(record)) for record in records]
+        return [suspect for suspect in found if suspect.entries]
+
+    def _list_expected(self, record: SnapshotRecord) -> tuple[FileEntry, ...]:
+        """The files that should be here: also those that were found damaged before and count no more."""
+        paths = {*record.held, *(entry.path for entry in self._list_present(record))}
+        for selection in (Selection(weights) for weights in Weights):
+            done = record.selections.get(selection.key)
+            if done is not None:
+                chosen = {entry.path for entry in selection.choose(record.manifest.files)}
+                paths |= chosen - set(done.missing)
+        return tuple(entry for entry in record.manifest.files if entry.path in paths)
 
     def _list_present(self, record: SnapshotRecord) -> list[FileEntry]:
         """The files that have a name in the snapshot; another tool may have brought a part on purpose."""
@@ -266,47 +307,13 @@ class LocalControl:
             for folder, is_trash in ((layout.partials, False), (layout.staging, False), (layout.trash, True))
             for item in leftovers(folder, frozenset(), now, is_trash)
         ]
+        found = list(dict.fromkeys((*found, *self._parts.blobs.partials.find_dead())))
         if not is_dry_run:
             for path, _ in found:
                 remove_tree(path)
         return len(found), sum(size for _, size in found)
 
-    # -- verify and adopt
-
-    async def _verify_snapshot(
-        self, record: SnapshotRecord, entries: list[FileEntry], counter: _Counter
-    ) -> Verified:
-        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
-        damages, unproven, size = [], 0, 0
-        for entry in entries:
-            problem = await find_damage(self._parts.pool, folder / entry.path, entry)
-            if problem is not None:
-                damages.append(Damage(entry.path, problem))
-            elif entry.digest is None:
-                unproven += 1
-            size += entry.size
-            counter.add(entry.size)
-        if damages and record.held:
-            try:
-                await self._forget_damaged(record, {damage.path for damage in damages})
-            except (NoRoom, StorageFailed) as error:  # what was found is worth more than what is kept of it
-                _log.warning("%s: the damage could not be recorded: %s", record.manifest.ref, error)
-        manifest = record.manifest
-        return Verified(
-            manifest.ref.provider, manifest.ref.name, manifest.commit,
-            len(entries), size, unproven, tuple(damages),
-        )  # fmt: skip
-
-    async def _forget_damaged(self, record: SnapshotRecord, paths: set[str]) -> None:
-        ref = record.manifest.ref
-        async with self._parts.turns.of(ref.name):
-            now = await self._parts.pool.run(
-                f"reading {ref}", self._parts.records.find, ref, record.manifest.commit
-            )
-            if now is not None:
-                held = {path: held for path, held in now.held.items() if path not in paths}
-                await self._save(replace(now, held=held))
-        _log.warning("%s: %d damaged files no longer count; the next pull brings them", ref, len(paths))
+    # -- adopt
 
     async def _adopt_snapshot(self, record: SnapshotRecord, is_dry_run: bool) -> HeldSnapshot | None:
         ref, commit = record.manifest.ref, record.manifest.commit
@@ -332,22 +339,6 @@ class LocalControl:
         return {ALL_FILES.key: CompleteSelection(self._parts.clock.wall())} if is_whole else {}
 
 
-class _Counter:
-    """Progress over several snapshots."""
-
-    def __init__(self, entries: Sequence[FileEntry], on_progress: OnProgress) -> None:
-        self._total = sum(entry.size for entry in entries)
-        self._files_total = len(entries)
-        self._files = 0
-        self._bytes = 0
-        self._on_progress = on_progress
-
-    def add(self, count: int) -> None:
-        self._files += 1
-        self._bytes += count
-        self._on_progress(Progress(Phase.VERIFYING, self._bytes, self._total, self._files, self._files_total))
-
-
 def _by_model(refs: Iterable[ModelRef]) -> list[list[ModelRef]]:
     found: dict[ModelRef, list[ModelRef]] = {}
     for ref in refs:
@@ -369,13 +360,6 @@ def _note(record: SnapshotRecord) -> str:
         f"{name} holds files that another tool wrote; they stay. "
         f"'modelexpress cache adopt {record.manifest.ref.name}' lets them be removed"
     )
-
-
-def _wanted_commits(repository: Repository, ref: ModelRef | None) -> set[str] | None:
-    if ref is None or ref.revision is None:
-        return None
-    named = read_refs(repository).get(ref.revision)
-    return {named} if named is not None else {ref.revision}
 
 
 def _tally_listed(repository: Repository, record: SnapshotRecord) -> Tally:

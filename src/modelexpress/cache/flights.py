@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from modelexpress.domain.errors import Cancelled
+from modelexpress.domain.errors import Cancelled, NotFound
 from modelexpress.domain.held import Pulled
+from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.selection import Selection
@@ -35,12 +37,24 @@ class FlightKey:
 
 @dataclass
 class PullState:
-    """A running pull as its waiters see it. `revisions`: the names asked for, to be written as refs."""
+    """A running pull as its waiters see it. `revisions`: the names asked for, to be written as refs.
+
+    `manifest`: the chosen files, once they are known and can be read as they arrive; `whole`: all files
+    of the commit.
+    """
 
     key: FlightKey
     progress: Progress = field(default_factory=Progress)
     revisions: set[str] = field(default_factory=set)
     cancel_reason: str = _INTERRUPTED
+    manifest: Manifest | None = None
+    whole: Manifest | None = None
+    listed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def list(self, whole: Manifest, chosen: Manifest) -> None:
+        """Say which files are on their way."""
+        self.whole, self.manifest = whole, chosen
+        self.listed.set()
 
 
 class Flight:
@@ -68,6 +82,11 @@ class Flight:
         self._confirm = confirm
 
     @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return self._state.progress
+
+    @property
     def is_done(self) -> bool:
         """True when `result` will not wait."""
         return self._ending.done()
@@ -77,6 +96,24 @@ class Flight:
         while not self._ending.done():
             yield self._state.progress
             await asyncio.wait({self._ending}, timeout=interval_seconds)
+
+    async def wait_listed(self, seconds: float | None = None) -> bool:
+        """Wait until the files can be read while they arrive; False when the pull has ended before."""
+        listed = asyncio.ensure_future(self._state.listed.wait())
+        either: set[asyncio.Future[Any]] = {listed, self._ending}
+        try:
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            listed.cancel()
+        return not self._ending.done()
+
+    async def check_exists(self, seconds: float) -> None:
+        """Raise NotFound if the origin says within `seconds` that there is no such commit."""
+        is_going_on = await self.wait_listed(seconds)
+        if not is_going_on and not self._ending.cancelled() and not self._state.listed.is_set():
+            error = self._ending.exception()
+            if isinstance(error, NotFound):
+                raise error
 
     async def result(self) -> Pulled:
         """Wait for the end. Raises what the pull raised, the same for every waiter."""
@@ -98,6 +135,19 @@ class Flights:
     def is_running(self, key: FlightKey) -> bool:
         """True while a pull of `key` is under way."""
         return key in self._running
+
+    def find_listing(self, key: FlightKey) -> Manifest | None:
+        """The files of the running pull of `key`; None: there is none, or it does not know them yet."""
+        found = self._running.get(key)
+        return None if found is None else found[1].manifest
+
+    def find_whole(self, ref: ModelRef, caller: str) -> Manifest | None:
+        """All files of a pinned `ref` that this caller is pulling; None: not, or they are not known yet."""
+        wanted = (ref.provider, ref.name, ref.revision, caller)
+        for key, (_, state) in self._running.items():
+            if (key.provider, key.name, key.commit, key.caller) == wanted and state.whole is not None:
+                return state.whole
+        return None
 
     def join(
         self, key: FlightKey, revision: str | None, start: Callable[[PullState], Awaitable[Pulled]]

@@ -55,6 +55,11 @@ class Freshness:
         self._answers: dict[ModelRef, _Answer] = {}
         self._asking: dict[ModelRef, asyncio.Task[str]] = {}
 
+    @property
+    def deadline_seconds(self) -> float:
+        """How long an origin may take to say what something is."""
+        return self._rules.deadline_seconds
+
     async def resolve(self, ref: ModelRef, caller: Caller) -> Resolved:
         """The commit of `ref`. Raises the origin's error, or Unreachable after the deadline.
 

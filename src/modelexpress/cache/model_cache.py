@@ -4,22 +4,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from modelexpress.cache.access import Access, get_provider
+from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.control import LocalControl
 from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.proofs import watch_proofs
 from modelexpress.cache.pull import Pull, PullRequest, describe
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import MxError, NotFound
-from modelexpress.domain.held import HeldFile, HeldFiles, Pulled, RemovalPlan
+from modelexpress.domain.held import HeldFile, HeldFiles, ProvenFile, Pulled, RemovalPlan
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.domain.tasks import finish
 from modelexpress.registry.sessions import Session
+from modelexpress.store.offers import Offers, Standing
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import find_touched, read_refs
 from modelexpress.store.volume import check_writable
@@ -66,7 +70,11 @@ class ModelCache(LocalControl):
                 f"{ref} is not complete in this cache, and this process is offline; pull it once online"
             )
         task, state = self._flights.join(key, revision, lambda state: self._pull(request, state))
-        return Flight(ref, resolved.commit, chosen, task, state, confirm)
+        flight = Flight(ref, resolved.commit, chosen, task, state, confirm)
+        if ref.is_pinned:
+            # Nobody has asked the origin yet whether there is such a commit.
+            await flight.check_exists(self._freshness.deadline_seconds)
+        return flight
 
     async def held_files(self, ref: ModelRef, selection: Selection, caller: Caller) -> HeldFiles:
         """The proven files of a model that are here, by path; the origin is not asked.
@@ -83,14 +91,48 @@ class ModelCache(LocalControl):
 
         Raises NotFound when the selection is not complete here.
         """
+        running = self._flights.find_whole(ref, caller.fingerprint) if selection is None else None
+        if running is not None:
+            await self._access.check(caller, ref, is_served_here=False)
+            return running
+        return _manifest_of(await self._get_record(ref, caller), ref, selection)
+
+    async def offered_manifest(self, ref: ModelRef, selection: Selection, caller: Caller) -> Manifest:
+        """The files of a selection that is complete here or on its way, each of them on offer to readers.
+
+        `ref` is pinned. Raises NotFound when the selection is neither.
+        """
+        key = FlightKey(ref.provider, ref.name, ref.revision or "", selection.key, caller.fingerprint)
+        running = self._flights.find_listing(key)
+        if running is not None:
+            # Whoever began it may have had a token that this caller has not: the origin is asked.
+            await self._access.check(caller, ref, is_served_here=False)
+            return running
         record = await self._get_record(ref, caller)
-        if selection is None:
-            return record.manifest
-        done = record.selections.get(selection.key)
-        if done is None:
-            raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
-        paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
-        return record.manifest.only(paths)
+        manifest = _manifest_of(record, ref, selection)
+        folder = self._parts.layout.repository(ref).snapshot(record.manifest.commit)
+        for entry in manifest.files:
+            if entry.digest is not None:
+                standing = Standing(
+                    folder / entry.path,
+                    record.held[entry.path].mtime_ns,
+                    self._parts.layout.digest_list(entry.digest),
+                )
+                self._parts.offers.stand(ref.name, manifest.commit, entry, standing)
+        return manifest
+
+    def watch_proofs(self, manifest: Manifest) -> AsyncIterator[ProvenFile]:
+        """Each file of an offered manifest once it is proven (see `cache.proofs`)."""
+        return watch_proofs(self._parts, manifest)
+
+    def snapshot_path(self, ref: ModelRef, commit: str) -> Path:
+        """The directory where a commit's files stand, or will."""
+        return self._parts.layout.repository(ref).snapshot(commit)
+
+    @property
+    def offers(self) -> Offers:
+        """What readers may have now or soon."""
+        return self._parts.offers
 
     async def wait_lost(self) -> None:
         """Return when the registry takes this process for dead: what it claims may be another's by then."""
@@ -123,10 +165,16 @@ class ModelCache(LocalControl):
     async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of models; running pulls of them are stopped first."""
         if not is_dry_run:
+            await self._check_not_served()
             for ref in refs:
                 await self._flights.cancel(ref.provider, ref.name, "the model was removed")
                 self._freshness.forget(ref)
+                await self._drop_partials(ref)
         return await super().remove(refs, is_dry_run)
+
+    async def _drop_partials(self, ref: ModelRef) -> None:
+        what, repository = f"removing partial files of {ref.name}", self._parts.layout.repository(ref)
+        await finish(self._parts.pool.run(what, self._parts.blobs.partials.delete_of, repository))
 
     async def _pull(self, request: PullRequest, state: PullState) -> Pulled:
         provider, started = request.ref.provider.value, time.monotonic()
@@ -137,6 +185,8 @@ class ModelCache(LocalControl):
             return pulled
         except MxError as error:
             self._parts.meter.count("mx_errors_total", code=error.code)
+            if not is_outage(error):
+                await self._drop_partials(request.ref)  # nobody is going to go on from them
             raise
         finally:
             self._parts.meter.count("mx_pulls_total", provider=provider, outcome=outcome)
@@ -221,6 +271,16 @@ class ModelCache(LocalControl):
         """Offline: what another tool left here, once every file of it is proven by its name."""
         record = await self.prove_foreign(request.ref, request.commit, request.selection)
         return record if record is not None and request.selection.key in record.selections else None
+
+
+def _manifest_of(record: SnapshotRecord, ref: ModelRef, selection: Selection | None) -> Manifest:
+    if selection is None:
+        return record.manifest
+    done = record.selections.get(selection.key)
+    if done is None:
+        raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
+    paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
+    return record.manifest.only(paths)
 
 
 def _completed_at(record: SnapshotRecord) -> float:

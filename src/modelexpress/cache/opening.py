@@ -14,22 +14,30 @@ from pathlib import Path
 from modelexpress.cache.access import Access, AccessRules
 from modelexpress.cache.freshness import FreshnessRules
 from modelexpress.cache.model_cache import ModelCache
-from modelexpress.cache.parts import CacheParts, PullRules
+from modelexpress.cache.parts import CacheParts, MakeSource, PullRules
+from modelexpress.cache.pull import OriginReader
 from modelexpress.cache.space import Space
+from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Busy, MxError
+from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.providers import Provider
+from modelexpress.providers.pace import Pace
 from modelexpress.registry import Claims, Holdings, Session, Sessions, Table
-from modelexpress.store.blobs import Blobs
+from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
+from modelexpress.store.offers import Offers
 from modelexpress.store.publish import Publisher
 from modelexpress.store.records import Records
 from modelexpress.store.volume import Ownership, open_volume, sweep
+from modelexpress.store.window import RangedSource, Slots
 
 _REGISTRY_ID_KEY = "registry/id"
+
+_FIRST_CONNECTIONS = 8  # small files are bound by the time that asking takes: that many begin at once
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +63,8 @@ class Surroundings:
     table: Table
     clock: Clock
     meter: Meter
+    make_source: MakeSource | None = None
+    """How bytes come from these providers; None: by ranges, proven by each file's own digest."""
 
 
 @asynccontextmanager
@@ -105,6 +115,8 @@ def _make_parts(
         records=records,
         publisher=Publisher(layout, records, owner),
         blobs=Blobs(layout, pool, claims, owner),
+        offers=Offers(),
+        make_source=around.make_source or _by_ranges(options.pull, pool, around.clock),
         space=Space(options.root, pool, options.reserve_bytes),
         holdings=Holdings(around.table, options.node, around.clock),
         clock=around.clock,
@@ -113,7 +125,18 @@ def _make_parts(
         owner=owner,
         node=options.node,
         rules=options.pull,
+        is_offline=options.freshness.is_offline,
     )
+
+
+def _by_ranges(rules: PullRules, pool: DiskPool, clock: Clock) -> MakeSource:
+    pace = Pace(rules.connections, initial=min(rules.connections, _FIRST_CONNECTIONS))
+    slots = Slots(lambda: pace.allowed, pace, clock)
+
+    def make(provider: Provider, manifest: Manifest, caller: Caller) -> Source:
+        return RangedSource(OriginReader(provider, manifest, caller), pool, slots, clock)
+
+    return make
 
 
 @asynccontextmanager

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from modelexpress.cache.space import Space
+from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
+from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.providers import Provider
 from modelexpress.registry import Holding, Holdings
-from modelexpress.store.blobs import Blobs
+from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
+from modelexpress.store.offers import Offers
 from modelexpress.store.publish import Publisher
 from modelexpress.store.records import Records, SnapshotRecord
 from modelexpress.store.tally import tally
@@ -39,6 +42,7 @@ class PullRules:
     weights: Weights = Weights.ALL
     patterns: tuple[PatternRule, ...] = ()
     parallel_files: int = 8
+    connections: int = 16
 
     def selection_for(self, name: str) -> Selection:
         """The selection of the first rule that matches, else everything that `weights` allows."""
@@ -70,6 +74,10 @@ class Turns:
                 self._locks[name] = (lock, users - 1)
 
 
+MakeSource = Callable[[Provider, Manifest, Caller], Source]
+"""How the files of a manifest are brought from a provider on behalf of a caller."""
+
+
 @dataclass(frozen=True)
 class CacheParts:
     """Everything that the cache's use cases work with; made once for each opened cache."""
@@ -80,6 +88,8 @@ class CacheParts:
     records: Records
     publisher: Publisher
     blobs: Blobs
+    offers: Offers
+    make_source: MakeSource
     space: Space
     holdings: Holdings
     clock: Clock
@@ -88,7 +98,13 @@ class CacheParts:
     owner: str
     node: str
     rules: PullRules = PullRules()
+    is_offline: bool = False
     turns: Turns = field(default_factory=Turns)
+
+    async def save(self, record: SnapshotRecord) -> None:
+        """Make a record durable, and tell the registry."""
+        await self.pool.run(f"saving the record of {record.manifest.ref}", self.records.save, record)
+        await self.remember(record)
 
     async def remember(self, record: SnapshotRecord) -> None:
         """Tell the registry what this node now holds of a commit."""

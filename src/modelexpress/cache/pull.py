@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelexpress.cache.access import get_provider, is_outage
@@ -12,7 +12,7 @@ from modelexpress.cache.flights import PullState
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.space import OnSpend
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Internal, MxError, NotFound
+from modelexpress.domain.errors import Internal, MxError, NotFound, StorageFailed
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.manifest import FileEntry, Manifest, Proof
 from modelexpress.domain.progress import Phase, Progress, format_bytes
@@ -21,10 +21,15 @@ from modelexpress.domain.selection import Selection, is_ancillary
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, run_bounded
 from modelexpress.providers import Provider
-from modelexpress.store.blobs import Obtained
-from modelexpress.store.publish import Publication
-from modelexpress.store.records import CompleteSelection, Owned, SnapshotRecord
+from modelexpress.store.arriving import Watch
+from modelexpress.store.blobs import Obtained, Source
+from modelexpress.store.offers import Offer
+from modelexpress.store.publish import Publication, Vanished
+from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.survey import Finding, Presence, survey
+from modelexpress.store.window import OnVersion
+
+_ATTEMPTS = 3  # while another program takes away what was brought
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +45,7 @@ class PullRequest:
     is_stale: bool
 
 
-class OriginSource:
+class OriginReader:
     """The bytes of a manifest's files, read at its origin."""
 
     def __init__(self, provider: Provider, manifest: Manifest, caller: Caller) -> None:
@@ -48,9 +53,17 @@ class OriginSource:
         self._manifest = manifest
         self._caller = caller
 
-    def read(self, entry: FileEntry, span: ByteSpan) -> AsyncIterator[bytes]:
+    def read(self, entry: FileEntry, span: ByteSpan, on_version: OnVersion) -> AsyncIterator[bytes]:
         """The bytes of `span` of `entry`, in order."""
-        return self._provider.read(self._manifest, entry, span, self._caller)
+        return self._provider.read(self._manifest, entry, span, self._caller, on_version)
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """Who is told what the files of a pull become: readers, by path, and the space that was promised."""
+
+    offers: Mapping[str, Offer]
+    spend: OnSpend
 
 
 class Pull:
@@ -63,7 +76,10 @@ class Pull:
         self._provider = get_provider(parts.providers, request.ref)
         self._repository = parts.layout.repository(request.ref)
         self._obtained: dict[str, Obtained] = {}
+        self._stood: dict[str, HeldEntry] = {}
         self._missing: list[str] = []
+        self._lost: frozenset[str] = frozenset()  # recorded as held, and found gone
+        self._owned: dict[str, Owned] = {}
         self._started = parts.clock.monotonic()
         self._fetched = 0
         self._is_open = False  # whether the files are such as a caller without a token may have
@@ -74,13 +90,36 @@ class Pull:
         chosen = self._request.selection.choose(manifest.files)
         if not chosen:
             raise NotFound(f"no file of {self._request.ref} matches the selection; check include and exclude")
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._bring(manifest, chosen)
+            except Vanished as error:
+                self._lost |= error.paths
+                _log.warning("%s: another program takes files away here (%s)", self._request.ref, error)
+        raise StorageFailed(
+            f"{self._request.ref}: {shown(min(self._lost))} was taken away while the model was pulled, "
+            f"{_ATTEMPTS} times; let no other program remove files in {self._parts.layout.root}"
+        )
+
+    async def _bring(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> Pulled:
+        self._obtained, self._stood, self._missing = {}, {}, []
         findings = await self._survey(manifest, chosen)
-        wanted = sum(f.entry.size for f in findings if f.presence is Presence.ABSENT)
+        absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
+        wanted = sum(entry.size for entry in absent) - await self._resumable_bytes(absent)
         async with self._parts.space.promise(str(self._request.ref), wanted) as spend:
             await self._save_ownership(manifest, findings)
             self._begin_counting(chosen)
-            await self._fetch(manifest, findings, spend)
-            return await self._publish(manifest, chosen)
+            here = {f.entry.path for f in findings if f.presence is Presence.PROVEN}
+            with self._parts.offers.pulled(self._repository.name, manifest.commit, chosen, here) as offers:
+                self._state.list(manifest, manifest.only(entry.path for entry in chosen))
+                await self._fetch(manifest, findings, Watching(offers, spend))
+                return await self._publish(manifest, chosen)
+
+    async def _resumable_bytes(self, absent: list[FileEntry]) -> int:
+        """Bytes that interrupted pulls have taken from the disk already, for these very files."""
+        what = f"looking at {self._request.ref}"
+        find = self._parts.blobs.partials.allocated_bytes
+        return await self._parts.pool.run(what, find, self._repository, absent)
 
     async def _list(self) -> Manifest:
         known = await self._find_record()
@@ -139,7 +178,12 @@ class Pull:
 
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
         """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
-        owned = {finding.entry.path: finding.owned for finding in findings}
+        for finding in findings:
+            before = self._owned.get(finding.entry.path, Owned())
+            now = finding.owned
+            # Once ours it stays ours, though another program has removed the record that said so.
+            self._owned[finding.entry.path] = Owned(before.blob or now.blob, before.link or now.link)
+        owned = self._owned
         async with self._parts.turns.of(self._repository.name):
             record = await self._find_record() or self._new_record(manifest)
             if all(record.owned.get(path) == claim for path, claim in owned.items()):
@@ -156,31 +200,29 @@ class Pull:
         total = sum(entry.size for entry in chosen)
         self._state.progress = Progress(Phase.DOWNLOADING, 0, total, 0, len(chosen))
 
-    async def _fetch(self, manifest: Manifest, findings: Iterable[Finding], spend: OnSpend) -> None:
-        source = OriginSource(self._provider, manifest, self._request.caller)
+    async def _fetch(self, manifest: Manifest, findings: Iterable[Finding], watching: Watching) -> None:
+        source = self._parts.make_source(self._provider, manifest, self._request.caller)
 
         async def obtain(finding: Finding) -> None:
-            await self._obtain(finding, source, spend)
+            await self._obtain(finding, source, watching)
 
         # The largest first, so that none of them is still running alone at the end.
         ordered = sorted(findings, key=lambda finding: -finding.entry.size)
         await run_bounded(self._parts.rules.parallel_files, ordered, obtain)
 
-    async def _obtain(self, finding: Finding, source: OriginSource, spend: OnSpend) -> None:
-        path = finding.entry.path
+    async def _obtain(self, finding: Finding, source: Source, watching: Watching) -> None:
+        path, blobs = finding.entry.path, self._parts.blobs
+        is_absent = finding.presence is Presence.ABSENT
+        watch = Watch(self._count, watching.spend if is_absent else _ignore, watching.offers[path])
         if finding.presence is Presence.PROVEN:
+            blobs.stand(finding.entry, finding.path, finding.mtime_ns, watch)
+            if finding.entry.digest is not None:
+                self._stood[path] = HeldEntry(finding.entry.digest.proof, finding.mtime_ns)
             self._count(finding.entry.size)
             self._file_done()
             return
-        is_counted = finding.presence is Presence.ABSENT
-
-        def on_bytes(count: int) -> None:
-            self._count(count)
-            if is_counted:
-                spend(count)
-
         try:
-            self._obtained[path] = await self._parts.blobs.obtain(self._repository, finding, source, on_bytes)
+            self._obtained[path] = await blobs.obtain(self._repository, finding, source, watch)
         except NotFound as error:
             if not is_ancillary(path):
                 raise NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}") from error
@@ -188,6 +230,7 @@ class Pull:
                 "%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path)
             )
             self._missing.append(path)
+            watching.offers[path].become(error)
         fetched = self._obtained[path].bytes_fetched if path in self._obtained else 0
         self._fetched += fetched
         # Of a gated model everybody may read the description: that proves nothing about the rest.
@@ -226,7 +269,9 @@ class Pull:
         return describe(self._parts, record, self._request, was_hit=False, bytes_fetched=self._fetched)
 
     def _completed(self, record: SnapshotRecord, chosen: Sequence[FileEntry]) -> SnapshotRecord:
-        held = {**record.held, **{path: o.held for path, o in self._obtained.items()}}
+        kept = {path: held for path, held in record.held.items() if path not in self._lost}
+        held = {**kept, **self._stood, **{path: o.held for path, o in self._obtained.items()}}
+        selections = {k: s for k, s in record.selections.items() if not self._lost}
         digests = {path: o.entry for path, o in self._obtained.items()}
         files = tuple(digests.get(entry.path, entry) for entry in record.manifest.files)
         done = CompleteSelection(self._parts.clock.wall(), tuple(sorted(self._missing)))
@@ -240,9 +285,14 @@ class Pull:
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
             is_read_by_server=record.is_read_by_server or is_server,
             held=held,
-            owned={**{p: Owned() for p in digests}, **record.owned},
-            selections={**record.selections, self._request.selection.key: done},
+            # Saved before the first byte; but another program may have removed the record meanwhile.
+            owned={**{p: Owned() for p in digests}, **self._owned, **record.owned},
+            selections={**selections, self._request.selection.key: done},
         )
+
+
+def _ignore(count: int) -> None:
+    pass
 
 
 def describe(

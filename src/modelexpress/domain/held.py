@@ -60,7 +60,17 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One file that is not what it should be."""
+    """One file that was not what it should be. `obstacle`: why it was not repaired, if that was asked for."""
+
+    path: str
+    problem: str
+    is_repaired: bool = False
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """One file that is what its author published, as far as can be told, and that no loader will read."""
 
     path: str
     problem: str
@@ -68,7 +78,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The result of proving one snapshot again."""
+    """The result of proving one snapshot again.
+
+    Flaws are the author's: fetching again mends none, so that a snapshot with flaws is sound.
+    """
 
     provider: ProviderKind
     name: str
@@ -77,11 +90,13 @@ class Verified:
     bytes: int
     unproven: int
     damages: tuple[Damage, ...]
+    flaws: tuple[Flaw, ...] = ()
+    bytes_fetched: int = 0
 
     @property
     def is_sound(self) -> bool:
-        """True when every file matched."""
-        return not self.damages
+        """True when every file is what its origin published: it matched, or was repaired."""
+        return all(damage.is_repaired for damage in self.damages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,15 @@ class RemovalPlan:
         return self.leftover_bytes + sum(removal.bytes_freed for removal in self.removals)
 
 
+@dataclass(frozen=True, slots=True)
+class ProvenFile:
+    """A file that was proven whole: path, bytes, and the root of its digest list (hexadecimal BLAKE3)."""
+
+    path: str
+    size: int
+    root: str
+
+
 class CacheControl(Protocol):
     """The verbs of `modelexpress cache`, on a local directory or on a server's.
 
@@ -134,8 +158,14 @@ class CacheControl(Protocol):
         """Plan (and carry out) the removal of unreferenced snapshots, partials and trash of ours."""
         ...
 
-    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
-        """Prove every file of the snapshots again from its bytes (None: of all snapshots)."""
+    async def verify(
+        self, ref: ModelRef | None, on_progress: OnProgress, is_repair: bool = False
+    ) -> list[Verified]:
+        """Prove every file of the snapshots again from its bytes (None: of all snapshots).
+
+        `is_repair` True: what is damaged and ours is fetched again, of a file whose chunks are known
+        only those that differ; what cannot be repaired says why.
+        """
         ...
 
     async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:

@@ -5,36 +5,55 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from modelexpress.domain.errors import Corrupt
+from modelexpress.domain.chunks import CHUNK_BYTES
+from modelexpress.domain.errors import Busy, Cancelled, Corrupt, Limited, MxError, Unreachable
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
-from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, finish_or_undo
-from modelexpress.store.disk import DiskPool, make_directory, put_in_place, unique_name
+from modelexpress.store.arriving import Arriving, Damaged, Watch
+from modelexpress.store.digests import DigestList, DigestLists
+from modelexpress.store.disk import DiskPool, make_directory, put_in_place
 from modelexpress.store.layout import Layout, Repository
-from modelexpress.store.proof import Prover, find_damage
+from modelexpress.store.offers import Standing
+from modelexpress.store.partial import Partial
+from modelexpress.store.partials import Partials
+from modelexpress.store.proof import find_damage
 from modelexpress.store.records import HeldEntry
 from modelexpress.store.survey import Finding, Presence
 
-_WRITE_BYTES = 1024 * 1024  # one hand-over to the disk pool costs as much as hashing 100 KB
 _READINGS = 2  # a failed first proof costs one more reading of that file, then it is the origin's fault
+_REPAIRS = 3  # of chunks that are not what the list says, before the list counts as wrong
+
+# After these the same bytes are wanted again, soon; after others they are worth nothing.
+_RESUMED = (Busy, Cancelled, Limited, Unreachable)
 
 _log = logging.getLogger(__name__)
-
-OnBytes = Callable[[int], None]
 
 
 class Source(Protocol):
     """Where the bytes of a file come from: an origin, or a server that has them."""
 
-    def read(self, entry: FileEntry, span: ByteSpan) -> AsyncIterator[bytes]:
-        """The bytes of `span`, in order, exactly that many, or an MxError."""
+    vouches_chunks: bool
+    """True: it is a VouchingSource. False: the file's own digest has to prove it."""
+
+    async def fill(self, entry: FileEntry, partial: Partial) -> None:
+        """Bring every chunk that is missing, or raise an MxError."""
+        ...
+
+
+class VouchingSource(Source, Protocol):
+    """A source that has proven the file itself, or is about to."""
+
+    async def find_differing(self, entry: FileEntry, digests: bytes) -> list[int]:
+        """Wait until the source has proven the file; the chunks whose BLAKE3 is not what it proved.
+
+        `digests`: of every chunk in order, 32 bytes each.
+        """
         ...
 
 
@@ -59,26 +78,33 @@ class Blobs:
     """Makes single files present and proven. One fetch at a time for the same bytes of a repository."""
 
     def __init__(self, layout: Layout, pool: DiskPool, claims: ClaimKeeper, owner: str) -> None:
-        self._layout = layout
         self._pool = pool
         self._claims = claims
-        self._owner = owner
+        self.partials = Partials(layout, owner)
+        self.lists = DigestLists(layout, owner)
 
     async def obtain(
-        self, repository: Repository, finding: Finding, source: Source, on_bytes: OnBytes
+        self, repository: Repository, finding: Finding, source: Source, watch: Watch
     ) -> Obtained:
         """The file of `finding`, proven: as it stands on disk, or fetched from `source`.
 
-        `on_bytes` hears each number of bytes that counts as done, negative when a reading is thrown
-        away. Raises Corrupt when the origin's bytes are wrong twice; leaves no file on any error.
+        Of a damaged file the chunks that its recorded digest list vouches for are kept and not fetched
+        again; it stays where it is until the mended one takes its place.
+        Raises Corrupt when the origin's bytes are wrong twice. On an outage or a cancellation what has
+        arrived is kept to be resumed; after any other error no file is left.
         """
         entry = finding.entry
         if finding.presence is not Presence.ABSENT and await self._is_proven_now(finding):
-            on_bytes(entry.size)
-            return await self._as_it_stands(entry, finding.path)
+            watch.on_bytes(entry.size)
+            return await self._as_it_stands(entry, finding.path, watch)
         name = f"{repository.name}/{entry.digest or entry.path}"
         async with self._claims.held(name, f"{repository.name}: {entry.path}"):
-            return await self._fetch_unless_here(repository, entry, source, on_bytes)
+            return await self._fetch_unless_here(repository, finding, source, watch)
+
+    def stand(self, entry: FileEntry, path: Path, mtime_ns: int, watch: Watch) -> None:
+        """Offer a proven file to readers."""
+        if watch.offer is not None and entry.digest is not None:
+            watch.offer.become(Standing(path, mtime_ns, self.lists.path(entry.digest)))
 
     async def _is_proven_now(self, finding: Finding) -> bool:
         if finding.entry.digest is None:
@@ -88,141 +114,132 @@ class Blobs:
             _log.warning("%s is damaged (%s) and will be fetched again", finding.path, problem)
         return problem is None
 
-    async def _as_it_stands(self, entry: FileEntry, path: Path) -> Obtained:
+    async def _as_it_stands(self, entry: FileEntry, path: Path, watch: Watch) -> Obtained:
         status = await self._pool.run(f"looking at {entry.path}", os.stat, path)
+        self.stand(entry, path, status.st_mtime_ns, watch)
         return Obtained(entry, HeldEntry(_proof_of(entry), status.st_mtime_ns), bytes_fetched=0)
 
     async def _fetch_unless_here(
-        self, repository: Repository, entry: FileEntry, source: Source, on_bytes: OnBytes
+        self, repository: Repository, finding: Finding, source: Source, watch: Watch
     ) -> Obtained:
+        entry = finding.entry
         # Somebody may have brought it while we waited for the claim; the same bytes under two paths too.
         if entry.digest is not None:
             blob = repository.blob(entry.digest)
             if await find_damage(self._pool, blob, entry) is None:
-                on_bytes(entry.size)
-                return await self._as_it_stands(entry, blob)
+                watch.on_bytes(entry.size)
+                return await self._as_it_stands(entry, blob, watch)
+        damaged = await self._find_damaged(finding)
         for reading in range(1, _READINGS + 1):
-            counted = _Counted(on_bytes)
+            # In the second reading nothing is believed: the list itself may be what is wrong.
+            arriving = Arriving(self._pool, entry, watch, damaged if reading == 1 else None)
             try:
-                return await self._fetch(repository, entry, source, counted)
+                # What turned out to be wrong is not gone on from, whoever else left it here.
+                partial = await self._open(repository, entry, arriving, is_resumed=reading == 1)
+                return await self._fetch(repository, arriving, partial, source)
             except Corrupt as error:
-                counted.take_back()
                 if reading == _READINGS:
                     raise
                 _log.warning("%s of %s: %s; reading it once more", shown(entry.path), repository.name, error)
         raise AssertionError("unreachable: the last reading returns or raises")
 
+    async def _find_damaged(self, finding: Finding) -> Damaged | None:
+        """The file that stands damaged at its place, if there is a list of what it was."""
+        entry = finding.entry
+        if entry.digest is None or entry.size <= CHUNK_BYTES:
+            return None
+        what = f"reading the digest list of {entry.path}"
+        known = await self._pool.run(what, self.lists.find, entry.digest, entry.size)
+        return None if known is None else Damaged(finding.path, known)
+
     async def _fetch(
-        self, repository: Repository, entry: FileEntry, source: Source, counted: _Counted
+        self, repository: Repository, arriving: Arriving, partial: Partial, source: Source
     ) -> Obtained:
-        partial = await _Partial.create(
-            self._pool, self._layout.partials / unique_name(self._owner, ".part"), entry
-        )
+        entry, is_kept = arriving.entry, False
         try:
-            async for piece in source.read(entry, ByteSpan(0, entry.size)):
-                await partial.append(piece)
-                counted.add(len(piece))
-            proven, held = await partial.prove(repository.name)
+            arriving.begin(partial)
+            await arriving.keep_undamaged()
+            proven = await self._prove(repository, arriving, source)
             assert proven.digest is not None
-            await self._pool.run(f"storing {entry.path}", _move, partial.path, repository.blob(proven.digest))
-            return Obtained(proven, held, entry.size)
+            blob = repository.blob(proven.digest)
+            mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob))
+            self.stand(proven, blob, mtime_ns, arriving.watch)
+            return Obtained(proven, HeldEntry(_proof_of(entry), mtime_ns), arriving.fetched)
+        except BaseException as error:
+            is_wanted = isinstance(error, _RESUMED) or not isinstance(error, MxError)
+            is_kept = is_wanted and _is_worth_keeping(entry, partial, arriving.bytes_kept)
+            arriving.end(is_kept, is_wrong=isinstance(error, Corrupt))
+            raise
         finally:
-            # A cancelled pull must not leave its file behind either.
-            await finish(partial.discard())
+            # A cancelled pull must not leave an open file behind either.
+            await finish(self._pool.run(f"closing {entry.path}", self.partials.release, partial, is_kept))
 
+    async def _open(
+        self, repository: Repository, entry: FileEntry, arriving: Arriving, is_resumed: bool
+    ) -> Partial:
+        async def undo(partial: Partial) -> None:
+            is_kept = _is_worth_keeping(entry, partial)
+            await self._pool.run(f"closing {entry.path}", self.partials.release, partial, is_kept)
 
-class _Counted:
-    """Bytes reported as done by one reading, so that a failed one can take them back."""
+        what = f"creating a file for {entry.path}"
+        opening = self._pool.run(what, self.partials.open, repository, entry, arriving.hear, is_resumed)
+        return await finish_or_undo(opening, undo)
 
-    def __init__(self, on_bytes: OnBytes) -> None:
-        self._on_bytes = on_bytes
-        self._count = 0
-
-    def add(self, count: int) -> None:
-        self._count += count
-        self._on_bytes(count)
-
-    def take_back(self) -> None:
-        self._on_bytes(-self._count)
-        self._count = 0
-
-
-class _Partial:
-    """A file that is arriving under a name nobody else uses, hashed as it is written."""
-
-    def __init__(self, pool: DiskPool, path: Path, entry: FileEntry, descriptor: int) -> None:
-        self.path = path
-        self._pool = pool
-        self._entry = entry
-        self._descriptor = descriptor
-        # Where the origin gives no digest we take our own, to name the blob and to notice later damage.
-        self._prover = Prover(entry if entry.digest else replace(entry, digest=_UNKNOWN))
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-
-    @classmethod
-    async def create(cls, pool: DiskPool, path: Path, entry: FileEntry) -> _Partial:
-        async def undo(descriptor: int) -> None:
-            await pool.run(f"closing {entry.path}", _close_and_remove, descriptor, path)
-
-        creating = pool.run(f"creating a file for {entry.path}", _create, path)
-        return cls(pool, path, entry, await finish_or_undo(creating, undo))
-
-    async def append(self, piece: bytes) -> None:
-        self._pending.append(piece)
-        self._pending_bytes += len(piece)
-        if self._pending_bytes >= _WRITE_BYTES:
-            await self._flush()
-
-    async def _flush(self) -> None:
-        pieces, self._pending, self._pending_bytes = self._pending, [], 0
-        await self._pool.run(f"writing {self._entry.path}", self._write, pieces)
-
-    def _write(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self._prover.update(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-
-    async def prove(self, repository_name: str) -> tuple[FileEntry, HeldEntry]:
-        await self._flush()
-        entry = self._entry
-        if entry.digest is None:
-            entry = replace(entry, digest=Digest(DigestKind.LOCAL_SHA256, self._prover.hexdigest()))
-            problem = self._prover.find_length_problem()
-        else:
-            problem = self._prover.find_problem()
+    async def _prove(self, repository: Repository, arriving: Arriving, source: Source) -> FileEntry:
+        """Bring the file and prove it; the entry with the digest that it has."""
+        entry, partial = arriving.entry, arriving.partial
+        if source.vouches_chunks and entry.digest is not None:
+            await self._bring_by_list(repository, arriving, source)  # type: ignore[arg-type]
+            return entry
+        problem = await arriving.bring_and_hash(source.fill)
+        if problem is not None and (damaged := await arriving.find_damaged()):
+            # Our own disk did that, or a list knows them: those chunks alone are fetched again.
+            _log.warning("%s: chunks %s of %s are wrong", repository.name, damaged, shown(entry.path))
+            problem = await arriving.bring_again(damaged, source.fill)
         if problem is not None:
-            raise Corrupt(f"{repository_name}: file {shown(entry.path)} arrived wrong: {problem}")
-        mtime_ns = await self._pool.run(f"storing {entry.path}", _make_durable, self._descriptor)
-        return entry, HeldEntry(_proof_of(entry), mtime_ns)
+            raise Corrupt(f"{repository.name}: file {shown(entry.path)} arrived wrong: {problem}")
+        if entry.digest is None:
+            return replace(entry, digest=Digest(DigestKind.LOCAL_SHA256, arriving.hexdigest))
+        await self._save_list(entry, partial)
+        return entry
 
-    async def discard(self) -> None:
-        await self._pool.run(f"closing {self._entry.path}", _close_and_remove, self._descriptor, self.path)
+    async def _save_list(self, entry: FileEntry, partial: Partial) -> None:
+        if entry.digest is not None and entry.size > CHUNK_BYTES:  # of one chunk it is made faster than read
+            found = DigestList(entry.size, partial.digests)
+            await finish(self._pool.run(f"recording {entry.path}", self.lists.save, entry.digest, found))
+
+    async def _bring_by_list(
+        self, repository: Repository, arriving: Arriving, source: VouchingSource
+    ) -> None:
+        entry, partial = arriving.entry, arriving.partial
+        for _ in range(_REPAIRS):
+            await source.fill(entry, partial)
+            differing = await source.find_differing(entry, partial.digests)
+            if not differing:
+                await self._save_list(entry, partial)
+                return
+            _log.warning(
+                "%s: %d chunks of %s are not what the server proved; fetching those again",
+                repository.name, len(differing), shown(entry.path),
+            )  # fmt: skip
+            arriving.forget(differing)
+        raise Corrupt(
+            f"{repository.name}: file {shown(entry.path)} does not become what the server proved, "
+            f"after {_REPAIRS} attempts"
+        )
 
 
-_UNKNOWN = Digest(DigestKind.LOCAL_SHA256, "0" * 64)
+def _is_worth_keeping(entry: FileEntry, partial: Partial, bytes_elsewhere: int = 0) -> bool:
+    # Bytes that nothing vouches for are never mixed with those of another day.
+    return entry.digest is not None and partial.arrived_bytes > bytes_elsewhere
 
 
 def _proof_of(entry: FileEntry) -> Proof:
     return Proof.TRANSPORT if entry.digest is None else entry.digest.proof
 
 
-def _create(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-
-def _make_durable(descriptor: int) -> int:
-    os.fsync(descriptor)
-    return os.fstat(descriptor).st_mtime_ns
-
-
-def _move(partial: Path, blob: Path) -> None:
+def _store(partial: Partial, blob: Path) -> int:
+    mtime_ns = partial.sync()
     make_directory(blob.parent)
-    put_in_place(partial, blob)
-
-
-def _close_and_remove(descriptor: int, path: Path) -> None:
-    os.close(descriptor)
-    path.unlink(missing_ok=True)
+    put_in_place(partial.path, blob)
+    return mtime_ns

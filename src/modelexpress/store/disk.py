@@ -100,18 +100,37 @@ def put_in_place(source: Path, target: Path) -> None:
         os.replace(source, target)
 
 
+class Staged:
+    """A small file that is durable under a temporary name, and waits to be put at `target` by one rename."""
+
+    def __init__(self, staging: Path, owner: str, target: Path, content: bytes) -> None:
+        self._temporary = staging / unique_name(owner)
+        self._target = target
+        descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            self.drop()
+            raise
+
+    def put(self) -> None:
+        """Let it stand at its place, durably; after a crash there is the old file or the new one."""
+        make_directory(self._target.parent)
+        put_in_place(self._temporary, self._target)
+        sync_directory(self._target.parent)
+
+    def drop(self) -> None:
+        """Take it away, if it was not put."""
+        self._temporary.unlink(missing_ok=True)
+
+
 def write_durably(staging: Path, owner: str, target: Path, content: bytes) -> None:
     """Put `content` at `target` by one rename: after a crash there is the old file or the new one."""
-    make_directory(target.parent)
-    temporary = staging / unique_name(owner)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    staged = Staged(staging, owner, target, content)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(target.parent)
+        staged.put()
+    finally:
+        staged.drop()

@@ -74,6 +74,11 @@ class Layout:
         return self.ours / "partials"
 
     @property
+    def digests(self) -> Path:
+        """The BLAKE3 of every chunk of proven files: one list a file, the format's number in the name."""
+        return self.ours / "digests" / "1"
+
+    @property
     def staging(self) -> Path:
         """Directories and small files on their way to one rename."""
         return self.ours / "staging"
@@ -90,6 +95,10 @@ class Layout:
     def record(self, ref: ModelRef, commit: str) -> Path:
         """The record of one commit."""
         return self.record_folder(ref) / f"{commit}.json"
+
+    def digest_list(self, digest: Digest) -> Path:
+        """The digest list of the bytes with this digest; the same in every repository."""
+        return self.digests / f"{digest.kind.value}-{digest.value}"
 
     def record_folder(self, ref: ModelRef) -> Path:
         """The records of one model."""

@@ -2,7 +2,8 @@
 """Publication: links, the listing for other tools, refs, then the record. Blocking: call it in the disk pool.
 
 The order makes every crash harmless: the blobs are durable before anything names them, a first
-snapshot appears by one rename, and the record, which alone says "complete", comes last.
+snapshot appears by one rename, and the record, which alone says "complete", comes last. Everything
+that takes room is written before the first name appears, so that a full disk leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from modelexpress.domain.errors import Internal
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest
 from modelexpress.domain.refs import is_commit
 from modelexpress.domain.selection import is_weight
-from modelexpress.store.disk import make_directory, put_in_place, sync_directory, unique_name, write_durably
+from modelexpress.store.disk import Staged, make_directory, put_in_place, sync_directory, unique_name
 from modelexpress.store.layout import Layout, Repository, link_target
 from modelexpress.store.records import HeldEntry, Records, SnapshotRecord
 from modelexpress.store.survey import is_untouched
@@ -44,35 +46,51 @@ class Publisher:
         self._owner = owner
 
     def publish(self, publication: Publication) -> None:
-        """Make it stand, durably; doing it again, or after a crash in the middle, ends the same."""
+        """Make it stand, durably; doing it again, or after a crash in the middle, ends the same.
+
+        Raises Vanished, and changes nothing, when another program has taken a proven file away.
+        """
         repository, record = publication.repository, publication.record
         entries = record.entries_held()
+        _check_present(repository, record, entries)
         if repository.blobs.is_dir():
             sync_directory(repository.blobs)
-        self._write_tree(repository, record.manifest)
-        self._link(repository, record.manifest.commit, entries, record.held)
-        for revision in sorted(publication.revisions):
-            self.write_ref(repository, revision, record.manifest.commit)
-        self._records.save(record)
+        with ExitStack() as stack:
+            tree = self._stage_tree(stack, repository, record.manifest)
+            commit, revisions = record.manifest.commit, sorted(publication.revisions)
+            refs = [self._stage_ref(stack, repository, name, commit) for name in revisions]
+            staged = self._records.stage(record)
+            stack.callback(staged.drop)
+            if tree is not None:
+                tree.put()
+            self._link(repository, commit, entries, record.held)
+            for ref in refs:
+                _put_ref(ref, repository)
+            staged.put()
 
     def write_ref(self, repository: Repository, revision: str, commit: str) -> None:
         """Let `revision` name `commit`, as huggingface_hub does; a full commit needs no name."""
-        if is_commit(revision):
-            return
-        path = repository.refs / revision
-        try:
-            if path.is_file() and path.read_bytes() == commit.encode():
-                return
-            write_durably(self._layout.staging, self._owner, path, commit.encode())
-        except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-            # A branch 'a' and a branch 'a/b' cannot both be files; the commit itself is published.
-            _log.warning("ref %s of %s cannot be written: %s", revision, repository.name, error)
+        with ExitStack() as stack:
+            _put_ref(self._stage_ref(stack, repository, revision, commit), repository)
 
-    def _write_tree(self, repository: Repository, manifest: Manifest) -> None:
+    def _stage_ref(
+        self, stack: ExitStack, repository: Repository, revision: str, commit: str
+    ) -> Staged | None:
+        path, content = repository.refs / revision, commit.encode()
+        with suppress(OSError):  # whatever stands there, `put` says what is wrong with it
+            if is_commit(revision) or path.read_bytes() == content:
+                return None
+        return self._stage(stack, path, content)
+
+    def _stage_tree(self, stack: ExitStack, repository: Repository, manifest: Manifest) -> Staged | None:
         path = repository.tree(manifest.commit)
         content = tree_content(manifest)
-        if content is not None and not path.exists():
-            write_durably(self._layout.staging, self._owner, path, content)
+        return None if content is None or path.exists() else self._stage(stack, path, content)
+
+    def _stage(self, stack: ExitStack, path: Path, content: bytes) -> Staged:
+        staged = Staged(self._layout.staging, self._owner, path, content)
+        stack.callback(staged.drop)
+        return staged
 
     def _link(
         self, repository: Repository, commit: str, entries: Iterable[FileEntry], held: Mapping[str, HeldEntry]
@@ -91,6 +109,35 @@ class Publisher:
             _merge(staged, snapshot, missing)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put_ref(staged: Staged | None, repository: Repository) -> None:
+    try:
+        if staged is not None:
+            staged.put()
+    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        # A branch 'a' and a branch 'a/b' cannot both be files; the commit itself is published.
+        _log.warning("a ref of %s cannot be written: %s", repository.name, error)
+
+
+class Vanished(Exception):
+    """Files that were proven are not there any more; `paths` in the repository."""
+
+    def __init__(self, paths: frozenset[str]) -> None:
+        super().__init__(f"gone: {', '.join(sorted(paths))}")
+        self.paths = paths
+
+
+def _check_present(repository: Repository, record: SnapshotRecord, entries: Iterable[FileEntry]) -> None:
+    snapshot = repository.snapshot(record.manifest.commit)
+    gone = [
+        entry.path
+        for entry in entries
+        if not is_untouched(snapshot / entry.path, entry, record.held[entry.path])
+        and not is_untouched(repository.blob(_digest_of(entry)), entry, record.held[entry.path])
+    ]
+    if gone:
+        raise Vanished(frozenset(gone))
 
 
 def tree_content(manifest: Manifest) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 from modelexpress.domain.errors import Invalid, MxError, Unsupported
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef, ProviderKind
-from modelexpress.store.disk import write_durably
+from modelexpress.store.disk import Staged
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
@@ -95,7 +95,15 @@ class Records:
                 yield record
 
     def save(self, record: SnapshotRecord) -> None:
-        """Make the record durable; the last step of a publication.
+        """Make the record durable; raises as `stage`."""
+        staged = self.stage(record)
+        try:
+            staged.put()
+        finally:
+            staged.drop()
+
+    def stage(self, record: SnapshotRecord) -> Staged:
+        """The record, to be put by the last step of a publication.
 
         Raises Unsupported where a newer version has written one, which says more than ours could.
         """
@@ -106,7 +114,7 @@ class Records:
                 "version, or another cache.directory"
             )
         content = json.dumps(_to_json(record), indent=1, sort_keys=True).encode()
-        write_durably(self._layout.staging, self._owner, path, content)
+        return Staged(self._layout.staging, self._owner, path, content)
 
     def delete(self, ref: ModelRef, commit: str) -> None:
         """Forget a commit; the first step of a removal."""

@@ -29,12 +29,16 @@ class Presence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file of a manifest as it stands on disk. `path`: where its bytes are, or will be."""
+    """One file of a manifest as it stands on disk. `path`: where its bytes are, or will be.
+
+    `mtime_ns`: the time of a proven file.
+    """
 
     entry: FileEntry
     presence: Presence
     path: Path
     owned: Owned
+    mtime_ns: int = 0
 
 
 def survey(
@@ -67,10 +71,12 @@ def _look(
     is_brought = entry.digest in brought or not (is_plain or os.path.lexists(blob))
     owned = Owned(
         blob=(before is not None and before.blob) or is_brought,
-        link=(before is not None and before.link) or not os.path.lexists(link),
+        # A link to nothing is nobody's file, whoever made it.
+        link=(before is not None and before.link) or not link.exists(),
     )
-    if record and entry.path in record.held and is_untouched(link, entry, record.held[entry.path]):
-        return Finding(entry, Presence.PROVEN, link, owned)
+    held = record.held.get(entry.path) if record else None
+    if held is not None and is_untouched(link, entry, held):
+        return Finding(entry, Presence.PROVEN, link, owned, held.mtime_ns)
     for path in (blob, link):
         if _is_file_of_size(path, entry.size):
             return Finding(entry, Presence.UNPROVEN, path, owned)

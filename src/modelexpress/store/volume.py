@@ -24,6 +24,7 @@ from modelexpress.store.disk import disk_errors, make_directory, unique_name, wr
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
+PART, JOURNAL = ".part", ".journal"  # a file that is arriving, and what is known of it
 _ABANDONED_SECONDS = 24 * 3600.0
 
 _log = logging.getLogger(__name__)
@@ -85,11 +86,13 @@ class Process:
         pid = os.getpid()
         return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, _start_time(pid) or "")
 
+    def is_beside(self, observer: Process) -> bool:
+        """True when `observer` can look into it: same boot and pid namespace."""
+        return (self.boot, self.namespace) == (observer.boot, observer.namespace) and bool(self.boot)
+
     def is_surely_dead(self, observer: Process) -> bool:
-        """True only when `observer` can know: same boot and pid namespace, and that process is gone."""
-        if (self.boot, self.namespace) != (observer.boot, observer.namespace) or not self.boot:
-            return False
-        return _start_time(self.pid) != self.started
+        """True only when `observer` can know: it is beside it, and that process is gone."""
+        return self.is_beside(observer) and _start_time(self.pid) != self.started
 
 
 class Ownership:
@@ -121,9 +124,26 @@ class Ownership:
         if other.is_surely_dead(self._process):
             self.renew()
             return True
-        if other.boot == self._process.boot and other.namespace == self._process.namespace:
+        if other.is_beside(self._process):
             raise self._busy(other)
         return False
+
+    @classmethod
+    def find_foreign(cls, layout: Layout, now: float) -> str | None:
+        """For people: the living server, other than this process, that owns the volume; None: none does."""
+        path, observer = layout.ours / "owner", Process.current()
+        content = _read_json(path)
+        try:
+            other = (
+                Process(**{name: content["process"][name] for name in Process.__slots__}) if content else None
+            )
+            is_silent = now - path.stat().st_mtime > cls.STALE_SECONDS
+        except (OSError, KeyError, TypeError):
+            return None
+        if other is None or other == observer or other.is_surely_dead(observer):
+            return None
+        is_gone = is_silent and not other.is_beside(observer)
+        return None if is_gone else f"process {other.pid} on {other.host}"
 
     def beat(self) -> int | None:
         """A number that changes whenever the owner renews; None when there is no owner."""
@@ -155,8 +175,9 @@ class Ownership:
 def sweep(layout: Layout, dead_owners: frozenset[str], now: float) -> int:
     """Delete partials, staged files and trash that nobody works on any more; the bytes freed.
 
-    A file of a session in `dead_owners` goes at once, one of an unknown session a day after its last
-    write (it may belong to a process on another machine), trash always.
+    A file of a session in `dead_owners` goes at once, unless it is a partial with its journal, which a
+    day is given to be resumed; one of an unknown session goes a day after its last write (it may belong
+    to a process on another machine), trash always.
     """
     freed = 0
     for folder, is_trash in ((layout.partials, False), (layout.staging, False), (layout.trash, True)):
@@ -176,9 +197,15 @@ def leftovers(
         owner = entry.name.partition(".")[0]
         with suppress(FileNotFoundError):  # another process has swept it
             status = entry.stat(follow_symlinks=False)
-            if is_trash or owner in dead_owners or now - status.st_mtime > _ABANDONED_SECONDS:
+            is_over = is_trash or now - status.st_mtime > _ABANDONED_SECONDS
+            if is_over or (owner in dead_owners and not _is_resumable(Path(entry.path))):
                 found.append((Path(entry.path), _tree_bytes(Path(entry.path))))
     return found
+
+
+def _is_resumable(path: Path) -> bool:
+    pair = {PART, JOURNAL}
+    return path.suffix in pair and all(path.with_suffix(suffix).is_file() for suffix in pair)
 
 
 def remove_tree(path: Path) -> None:
@@ -237,7 +264,7 @@ def _start_time(pid: int) -> str | None:
     """The kernel's start time of a process, which tells a reused pid from the old one; None: not alive."""
     try:
         line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # the number comes from a file that anybody may have written
         return None
     fields = line.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else fields[19]

@@ -163,7 +163,7 @@ class Lanes:
     def _work(self, lane: _Lane) -> None:
         while self._work_once(lane):
             pass
-        lane.connection.close()
+        lane.close()
 
     def _work_once(self, lane: _Lane) -> bool:
         """Wait for one job and do it; False: closed."""
@@ -260,6 +260,11 @@ class _Lane:
             sink.put(index, place)
             yield index + 1
         self.connection.end_answer()
+
+    def close(self) -> None:
+        """Let go of the connection and of the buffer, which nobody may collect for a long time otherwise."""
+        self.connection.close()
+        self._buffer = None
 
     def _place(self, sink: Sink, index: int) -> memoryview:
         place = sink.view(index)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,15 +18,18 @@ from modelexpress.domain.errors import Corrupt, NoRoom, NotFound, StorageFailed,
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.store.arriving import Watch
 from modelexpress.store.blobs import Blobs, Obtained
 from modelexpress.store.disk import DiskPool, disk_errors
 from modelexpress.store.layout import Layout
+from modelexpress.store.partial import Partial
 from modelexpress.store.proof import find_damage
 from modelexpress.store.publish import Publication, Publisher
 from modelexpress.store.records import CompleteSelection, Owned, Records, SnapshotRecord
 from modelexpress.store.removal import carry_out, plan_removal
 from modelexpress.store.survey import Finding, Presence, find_touched, read_foreign_manifest, survey
 from modelexpress.store.volume import open_volume, sweep
+from modelexpress.store.window import OnVersion, RangedSource, Reader, Slots
 
 REF = ModelRef.parse("org/name")
 COMMIT = "1" * 40
@@ -61,7 +65,20 @@ class OneClaim:
         return self._locks.setdefault(name, asyncio.Lock())
 
 
-class Listed:
+class ByRanges:
+    """A source over its own `read`, which the subclass has."""
+
+    vouches_chunks = False
+
+    async def fill(self, entry: FileEntry, partial: Partial) -> None:
+        pool = DiskPool()
+        try:
+            await RangedSource(cast(Reader, self), pool, Slots(lambda: 4)).fill(entry, partial)
+        finally:
+            pool.close()
+
+
+class Listed(ByRanges):
     """A source that gives listed bytes, in the order of its readings of a file."""
 
     def __init__(self, content: dict[str, bytes], *wrong_first: bytes) -> None:
@@ -69,11 +86,12 @@ class Listed:
         self.wrong_first = list(wrong_first)
         self.readings: list[str] = []
 
-    async def read(self, entry: FileEntry, span: ByteSpan) -> AsyncIterator[bytes]:
+    async def read(self, entry: FileEntry, span: ByteSpan, on_version: OnVersion) -> AsyncIterator[bytes]:
         self.readings.append(entry.path)
         if entry.path not in self.content:
             raise NotFound(f"{entry.path} is not there")
         content = self.wrong_first.pop(0) if self.wrong_first else self.content[entry.path]
+        content = content[span.start : span.end]
         for start in range(0, len(content), 100_000):
             yield content[start : start + 100_000]
 
@@ -102,13 +120,9 @@ def finding(layout: Layout, entry: FileEntry) -> Finding:
     return found
 
 
-def ignore(count: int) -> None:
-    pass
-
-
 async def obtain_all(layout: Layout, blobs: Blobs) -> dict[str, Obtained]:
     source, repository = Listed(CONTENT), layout.repository(REF)
-    return {e.path: await blobs.obtain(repository, finding(layout, e), source, ignore) for e in ENTRIES}
+    return {e.path: await blobs.obtain(repository, finding(layout, e), source, Watch()) for e in ENTRIES}
 
 
 async def publish_all(layout: Layout, blobs: Blobs, commit: str = COMMIT) -> SnapshotRecord:
@@ -134,7 +148,9 @@ def tree(root: Path) -> dict[str, bytes | str]:
 
 async def test_a_fetched_file_is_proven_and_stands_under_its_digest(layout: Layout, blobs: Blobs) -> None:
     for entry in ENTRIES:
-        obtained = await blobs.obtain(layout.repository(REF), finding(layout, entry), Listed(CONTENT), ignore)
+        obtained = await blobs.obtain(
+            layout.repository(REF), finding(layout, entry), Listed(CONTENT), Watch()
+        )
 
         assert entry.digest is not None
         assert layout.repository(REF).blob(entry.digest).read_bytes() == CONTENT[entry.path]
@@ -148,13 +164,13 @@ async def test_wrong_bytes_are_read_once_more_and_then_refused(layout: Layout, b
     heard: list[int] = []
 
     once = Listed(CONTENT, wrong)
-    await blobs.obtain(layout.repository(REF), finding(layout, entry), once, heard.append)
+    await blobs.obtain(layout.repository(REF), finding(layout, entry), once, Watch(heard.append))
     assert len(once.readings) == 2 and sum(heard) == entry.size
 
     other = replace(entry, digest=Digest(DigestKind.SHA256, "0" * 64))
     twice = Listed(CONTENT, wrong, wrong)
     with pytest.raises(Corrupt, match=r"model\.safetensors"):
-        await blobs.obtain(layout.repository(REF), finding(layout, other), twice, ignore)
+        await blobs.obtain(layout.repository(REF), finding(layout, other), twice, Watch())
     assert not list(layout.partials.iterdir())
     assert [p.name for p in layout.repository(REF).blobs.iterdir()] == [str(entry.digest).partition(":")[2]]
 
@@ -166,7 +182,7 @@ async def test_a_short_body_never_becomes_a_blob(layout: Layout, blobs: Blobs, c
 
     with pytest.raises(Corrupt, match="bytes instead of"):
         await blobs.obtain(
-            layout.repository(REF), finding(layout, entry), Listed(CONTENT, short, short), ignore
+            layout.repository(REF), finding(layout, entry), Listed(CONTENT, short, short), Watch()
         )
 
     assert not layout.repository(REF).blobs.exists()
@@ -175,14 +191,14 @@ async def test_a_short_body_never_becomes_a_blob(layout: Layout, blobs: Blobs, c
 async def test_a_cancelled_fetch_leaves_nothing(layout: Layout, blobs: Blobs) -> None:
     reached, entry = asyncio.Event(), ENTRIES[1]
 
-    class Endless:
-        async def read(self, entry: FileEntry, span: ByteSpan) -> AsyncIterator[bytes]:
+    class Endless(ByRanges):
+        async def read(self, entry: FileEntry, span: ByteSpan, on_version: OnVersion) -> AsyncIterator[bytes]:
             yield b"x" * 10
             reached.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(
-        blobs.obtain(layout.repository(REF), finding(layout, entry), Endless(), ignore)
+        blobs.obtain(layout.repository(REF), finding(layout, entry), Endless(), Watch())
     )
     await reached.wait()
     task.cancel()
@@ -196,7 +212,7 @@ async def test_many_who_want_one_file_cost_one_reading(layout: Layout, blobs: Bl
     source, entry = Listed(CONTENT), ENTRIES[1]
     found = finding(layout, entry)
 
-    await asyncio.gather(*(blobs.obtain(layout.repository(REF), found, source, ignore) for _ in range(20)))
+    await asyncio.gather(*(blobs.obtain(layout.repository(REF), found, source, Watch()) for _ in range(20)))
 
     assert source.readings == [entry.path]
 
@@ -204,7 +220,7 @@ async def test_many_who_want_one_file_cost_one_reading(layout: Layout, blobs: Bl
 async def test_a_file_without_a_digest_gets_our_own_and_the_lower_grade(layout: Layout, blobs: Blobs) -> None:
     entry = FileEntry("config.json", 2)
 
-    obtained = await blobs.obtain(layout.repository(REF), finding(layout, entry), Listed(CONTENT), ignore)
+    obtained = await blobs.obtain(layout.repository(REF), finding(layout, entry), Listed(CONTENT), Watch())
 
     assert obtained.entry.digest == Digest(DigestKind.LOCAL_SHA256, hashlib.sha256(b"{}").hexdigest())
     assert obtained.held.proof is Proof.TRANSPORT
@@ -221,7 +237,7 @@ async def test_files_of_another_tool_are_proven_not_fetched(layout: Layout, blob
     for entry in ENTRIES:
         found = finding(layout, entry)
         assert found.presence is Presence.UNPROVEN and not found.owned.blob
-        await blobs.obtain(repository, found, source, ignore)
+        await blobs.obtain(repository, found, source, Watch())
 
     assert source.readings == []
 
@@ -234,7 +250,7 @@ async def test_a_damaged_file_of_another_tool_is_fetched(layout: Layout, blobs: 
     blob.write_bytes(b"x" * entry.size)
     source = Listed(CONTENT)
 
-    await blobs.obtain(layout.repository(REF), finding(layout, entry), source, ignore)
+    await blobs.obtain(layout.repository(REF), finding(layout, entry), source, Watch())
 
     assert source.readings == [entry.path] and blob.read_bytes() == CONTENT[entry.path]
 

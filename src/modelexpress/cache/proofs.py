@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling readers what was proven, file by file, as soon as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+
+from modelexpress.cache.parts import CacheParts
+from modelexpress.domain.chunks import CHUNK_BYTES
+from modelexpress.domain.errors import Corrupt, MxError, NotFound
+from modelexpress.domain.held import ProvenFile
+from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.domain.refs import shown
+from modelexpress.domain.selection import is_ancillary
+from modelexpress.store.digests import DigestList
+from modelexpress.store.offers import Offer, Standing, offer_id_of
+from modelexpress.store.proof import prove_chunks
+
+
+class _Ready:
+    """Paths whose offers have changed; the offers tell it from any thread."""
+
+    def __init__(self, paths: set[str]) -> None:
+        self._paths = paths
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._event.set()
+
+    def hearer(self, path: str) -> Callable[[], None]:
+        def hear() -> None:
+            self._loop.call_soon_threadsafe(self._add, path)
+
+        return hear
+
+    async def take(self) -> list[str]:
+        await self._event.wait()
+        self._event.clear()
+        taken, self._paths = sorted(self._paths), set()
+        return taken
+
+    def _add(self, path: str) -> None:
+        self._paths.add(path)
+        self._event.set()
+
+
+async def watch_proofs(parts: CacheParts, manifest: Manifest) -> AsyncIterator[ProvenFile]:
+    """Each file of `manifest` once it is proven here, in the order in which that happens.
+
+    Raises what ended the pull, or NotFound when these files are not on offer (any more).
+    """
+    entries = {entry.path: entry for entry in manifest.files}
+    with ExitStack() as stack:
+        ready, pending = (
+            _Ready(set(entries)),
+            {p: _find_offer(parts, manifest, e) for p, e in entries.items()},
+        )
+        for path, offer in pending.items():
+            stack.enter_context(offer.listened(ready.hearer(path), is_of_states=True))
+        while pending:
+            for path in await ready.take():
+                state = pending[path].state if path in pending else None
+                if isinstance(state, NotFound) and is_ancillary(path):
+                    del pending[path]  # listed, but the origin does not have it; the pull goes on without it
+                elif isinstance(state, MxError):
+                    raise state
+                elif isinstance(state, Standing):
+                    del pending[path]
+                    yield ProvenFile(path, entries[path].size, await _find_root(parts, entries[path], state))
+
+
+def _find_offer(parts: CacheParts, manifest: Manifest, entry: FileEntry) -> Offer:
+    offer = parts.offers.find(offer_id_of(manifest.ref.name, manifest.commit, entry))
+    if offer is None:
+        raise NotFound(
+            f"{manifest.ref}: {shown(entry.path)} is not on offer here; ask for the manifest again"
+        )
+    return offer
+
+
+async def _find_root(parts: CacheParts, entry: FileEntry, standing: Standing) -> str:
+    if entry.digest is None or entry.size <= CHUNK_BYTES:
+        return (await _hash(parts, entry, standing)).root
+    lists, what = parts.blobs.lists, f"reading the digest list of {entry.path}"
+    async with parts.turns.of(f"digest list {entry.digest}"):  # so that many who ask cost one reading
+        found = await parts.pool.run(what, lists.find, entry.digest, entry.size)
+        if found is None:
+            found = await _hash(parts, entry, standing)
+            await parts.pool.run(what, lists.save, entry.digest, found)
+    return found.root
+
+
+async def _hash(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:
+    digests = await prove_chunks(parts.pool, standing.path, entry)
+    if isinstance(digests, str):
+        raise Corrupt(
+            f"file {shown(entry.path)} is not what was proven any more ({digests}); run "
+            "'modelexpress cache verify' at the server, and pull the model again"
+        )
+    return DigestList(entry.size, digests)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What readers may have now or soon: files that are awaited, arriving, or standing proven.
+
+The bridge between the loop that decides and the threads that move bytes; safe for both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelexpress.domain.errors import MxError, Unreachable
+from modelexpress.domain.manifest import FileEntry
+from modelexpress.store.partial import Partial
+
+_MOST_OFFERS = 100_000
+_MOST_FALSE_STARTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A proven file: where it is, the time it had when it was proven, where its digest list is or will be."""
+
+    path: Path
+    mtime_ns: int
+    digest_list: Path
+
+
+State = Partial | Standing | MxError | None
+"""Arriving, standing, failed, or (None) awaited."""
+
+
+class Offer:
+    """One file, and those who want to hear when its `state` changes or a chunk of it arrives."""
+
+    def __init__(self, offer_id: str, size: int) -> None:
+        self.id = offer_id
+        self.size = size
+        self.holders = 0
+        self.had_false_start = False
+        """Wrong bytes of it may have been given out: nobody may add other bytes to what he has."""
+        self._state: State = None
+        self._lock = threading.Lock()
+        self._listeners: dict[int, Callable[[], None]] = {}
+        self._state_listeners: dict[int, Callable[[], None]] = {}
+        self._next = 0
+
+    @property
+    def state(self) -> State:
+        """What can be read now."""
+        return self._state
+
+    def become(self, state: State) -> None:
+        """Enter another state, and tell all listeners."""
+        self._state = state
+        with self._lock:
+            listeners = [*self._listeners.values(), *self._state_listeners.values()]
+        for listener in listeners:
+            listener()
+
+    def changed(self) -> None:
+        """A chunk has arrived: tell those who listen to that, in the caller's thread."""
+        with self._lock:
+            listeners = list(self._listeners.values())
+        for listener in listeners:
+            listener()
+
+    @contextmanager
+    def listened(self, listener: Callable[[], None], is_of_states: bool = False) -> Iterator[None]:
+        """Call `listener` while the body runs, from any thread; it must not block.
+
+        It is called at every change of state and, unless `is_of_states`, at every chunk.
+        """
+        listeners = self._state_listeners if is_of_states else self._listeners
+        with self._lock:
+            number, self._next = self._next, self._next + 1
+            listeners[number] = listener
+        try:
+            yield
+        finally:
+            with self._lock:
+                del listeners[number]
+
+    def __repr__(self) -> str:
+        return f"<Offer {self.id[:12]} {self._state!r}>"
+
+
+class Offers:
+    """The files of running pulls, and those whose addresses were given out not long ago."""
+
+    def __init__(self) -> None:
+        self._offers: dict[str, Offer] = {}
+        self._false_starts: dict[str, None] = {}  # of offers that are gone; a dict keeps the order
+        self._lock = threading.Lock()
+
+    def find(self, offer_id: str) -> Offer | None:
+        """The offer of that id, if there is one."""
+        return self._offers.get(offer_id)
+
+    def stand(self, repository: str, commit: str, entry: FileEntry, standing: Standing) -> Offer:
+        """Offer a file that is proven and here."""
+        offer = self._open(repository, commit, entry)
+        if offer.state != standing and not isinstance(offer.state, Partial):
+            offer.become(standing)
+        return offer
+
+    @contextmanager
+    def pulled(
+        self, repository: str, commit: str, entries: Iterable[FileEntry], here: Container[str] = ()
+    ) -> Iterator[dict[str, Offer]]:
+        """Offer the files of a pull, by path; those that have not come by its end fail.
+
+        `here`: the paths of those that stand proven already.
+        """
+        offers = {entry.path: self._open(repository, commit, entry) for entry in entries}
+        with self._lock:
+            for offer in offers.values():
+                offer.holders += 1
+        for path, offer in offers.items():
+            # What an earlier pull left: a failure that this one may not meet, a file that has gone since.
+            if offer.holders == 1 and path not in here and not isinstance(offer.state, Partial):
+                offer.become(None)
+        reason: MxError | None = None
+        try:
+            yield offers
+        except MxError as error:
+            reason = error
+            raise
+        finally:
+            self._leave(offers.values(), reason)
+
+    def _leave(self, offers: Iterable[Offer], reason: MxError | None) -> None:
+        for offer in offers:
+            with self._lock:
+                offer.holders -= 1
+                is_over = offer.holders == 0 and (offer.state is None or isinstance(offer.state, Partial))
+                if is_over:
+                    self._drop(offer.id)
+            if is_over:
+                offer.become(reason or Unreachable("the pull of this file was stopped; ask again"))
+
+    def _open(self, repository: str, commit: str, entry: FileEntry) -> Offer:
+        offer_id = offer_id_of(repository, commit, entry)
+        with self._lock:
+            found = self._offers.get(offer_id)
+            if found is None:
+                self._make_room()
+                found = self._offers[offer_id] = Offer(offer_id, entry.size)
+                found.had_false_start = offer_id in self._false_starts
+        return found
+
+    def _make_room(self) -> None:
+        if len(self._offers) >= _MOST_OFFERS:
+            for old in [o.id for o in self._offers.values() if not o.holders][: _MOST_OFFERS // 10]:
+                self._drop(old)
+
+    def _drop(self, offer_id: str) -> None:
+        dropped = self._offers.pop(offer_id, None)
+        if dropped is not None and dropped.had_false_start:
+            self._false_starts[offer_id] = None
+            if len(self._false_starts) > _MOST_FALSE_STARTS:
+                del self._false_starts[next(iter(self._false_starts))]
+
+    def __len__(self) -> int:
+        return len(self._offers)
+
+
+def offer_id_of(repository: str, commit: str, entry: FileEntry) -> str:
+    """Equal for equal bytes of one repository, never across repositories."""
+    bytes_are = f"{commit}/{entry.path}" if entry.digest is None else str(entry.digest)
+    return hashlib.sha256(f"{repository}\0{bytes_are}".encode()).hexdigest()[:40]

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A file that is arriving: chunks in any order, each hashed, written in place and journalled. Blocking."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from blake3 import blake3
+
+from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, ChunkMap, ChunkSpan, chunk_span
+from modelexpress.domain.errors import Corrupt
+from modelexpress.store.disk import disk_errors
+from modelexpress.store.journal import Journal
+
+_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
+_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Partial:
+    """One file under a name that nobody else uses; a `transfer.Sink`. For several threads at once.
+
+    `on_arrival` is called after every chunk, in the thread that brought it.
+    """
+
+    def __init__(self, path: Path, size: int, journal: Journal, on_arrival: Callable[[int], None]) -> None:
+        self.path = path
+        self.size = size
+        self._journal = journal
+        self._on_arrival = on_arrival
+        self.forgotten = 0
+        """How often a chunk turned out to be wrong: who has read some of it may have read that."""
+        self._lock = threading.Lock()
+        self._chunks = ChunkMap(size)
+        self._digests = bytearray(self._chunks.count * DIGEST_BYTES)
+        self._etags: dict[str, str] = {}
+        self._etags_to_save: list[tuple[str, str]] = []
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o666)
+        try:
+            before = os.fstat(self._descriptor).st_blocks
+            self.is_allocated = _allocate(self._descriptor, size)
+            blocks = os.fstat(self._descriptor).st_blocks - before
+            self.bytes_allocated = min(max(blocks, 0) * _BLOCK_BYTES, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    # -- what has arrived
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every chunk has arrived; that they are the right ones is for the proof to say."""
+        with self._lock:
+            return self._chunks.is_complete
+
+    @property
+    def prefix_bytes(self) -> int:
+        """How many bytes from the front have arrived without a gap."""
+        with self._lock:
+            return self._chunks.prefix_bytes
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Bytes of all chunks that have arrived."""
+        with self._lock:
+            return self._chunks.arrived_bytes
+
+    @property
+    def digests(self) -> bytes:
+        """The BLAKE3 of every chunk in order, 32 bytes each; zeros where a chunk has not arrived."""
+        with self._lock:
+            return bytes(self._digests)
+
+    def has_arrived(self, index: int) -> bool:
+        """True when chunk `index` is here."""
+        with self._lock:
+            return self._chunks.has_arrived(index)
+
+    def arrived_until(self, offset: int) -> int:
+        """The end of the bytes that are here without a gap from `offset` on."""
+        with self._lock:
+            return self._chunks.arrived_until(offset)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes that have arrived."""
+        return os.pread(self._descriptor, length, offset)
+
+    def open_reader(self) -> int:
+        """A descriptor of the file for a reader of its own, who closes it; good after a rename too."""
+        return os.dup(self._descriptor)
+
+    # -- the sink
+
+    def take_missing(self, most: int) -> ChunkSpan | None:
+        """The next chunks to bring (see `transfer.Sink`)."""
+        with self._lock:
+            return self._chunks.take_missing(most)
+
+    def give_back(self, span: ChunkSpan) -> None:
+        """Whatever of a taken span has not arrived is missing again."""
+        with self._lock:
+            self._chunks.give_back(span)
+
+    def view(self, index: int) -> memoryview | None:
+        """None: bytes are received elsewhere and written by `put`."""
+        return None
+
+    def put(self, index: int, data: memoryview) -> None:
+        """Chunk `index` has arrived."""
+        self._keep(index, data, blake3(data).digest())
+        self._on_arrival(len(data))
+
+    def forget(self, index: int) -> None:
+        """Chunk `index` is not what it should be: it is missing again."""
+        with self._lock:
+            self.forgotten += 1
+            self._chunks.forget(index)
+            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = bytes(DIGEST_BYTES)
+
+    # -- validators
+
+    def check_version(self, host: str, etag: str) -> None:
+        """Remember how `host` names the file's version; never blocks. Raises Corrupt for another one."""
+        with self._lock:
+            known = self._etags.get(host)
+            if known is None:
+                self._etags[host] = etag
+                self._etags_to_save.append((host, etag))  # by the next `put`: this may be an event loop
+        if known not in (None, etag):
+            raise Corrupt(f"the file changed at {host} while it was read ({known} became {etag})")
+
+    # -- the end
+
+    def sync(self) -> int:
+        """Make the bytes durable; the file's time then, which tells whether it was touched since."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    def close(self) -> None:
+        """Let go of the file and its journal, which stay."""
+        os.close(self._descriptor)
+        self._journal.close()
+
+    def delete(self) -> None:
+        """Take file and journal away; the file may have been renamed, or be gone."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        with suppress(FileNotFoundError):
+            self._journal.path.unlink()
+
+    # -- resuming
+
+    def resume(self, source: int, digests: Mapping[int, bytes], etags: Mapping[str, str]) -> int:
+        """Take over what a journal names of the file open at `source`, each chunk hashed again; bytes taken.
+
+        `source` may be this very file; of another one the chunks are copied.
+        """
+        taken = 0
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for index in sorted(i for i in digests if 0 <= i < self._chunks.count):
+            span = chunk_span(index, self.size)
+            data = buffer[: span.length]
+            if not _can_read(source, data, span.start) or blake3(data).digest() != digests[index]:
+                continue
+            self._keep(index, data, digests[index], is_here=os.path.sameopenfile(source, self._descriptor))
+            taken += span.length
+        for host, etag in etags.items():
+            self.check_version(host, etag)
+        return taken
+
+    def _keep(self, index: int, data: memoryview, digest: bytes, is_here: bool = False) -> None:
+        with disk_errors(f"writing {self.path.name}"):
+            if not is_here:
+                _write_all(self._descriptor, data, index * CHUNK_BYTES)
+            self._save_etags()
+            self._journal.chunk(index, digest)
+        with self._lock:
+            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
+            self._chunks.arrived(index)
+
+    def _save_etags(self) -> None:
+        with self._lock:
+            unsaved, self._etags_to_save = self._etags_to_save, []
+        for host, etag in unsaved:
+            self._journal.etag(host, etag)
+
+    def __repr__(self) -> str:
+        return f"<Partial {self.path.name} {self._chunks!r}>"
+
+
+def _can_read(descriptor: int, into: memoryview, offset: int) -> bool:
+    try:
+        return os.preadv(descriptor, [into], offset) == len(into)
+    except OSError:  # a bad place on the disk costs the chunk that is there
+        return False
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _allocate(descriptor: int, size: int) -> bool:
+    """Set the file's size and take its blocks now; False where the file system only takes them later.
+
+    Not `posix_fallocate`: where the file system cannot, it writes every block, over a network too.
+    """
+    if os.fstat(descriptor).st_size > size:
+        os.ftruncate(descriptor, size)
+    if size == 0:
+        return True
+    number = errno.EINTR
+    while number == errno.EINTR:
+        if _LIBC.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+            return True
+        number = ctypes.get_errno()
+    if number not in _CANNOT_ALLOCATE:
+        raise OSError(number, os.strerror(number))
+    os.ftruncate(descriptor, size)
+    return False

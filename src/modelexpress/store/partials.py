@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of arriving files: begun anew, or taken over from whoever was interrupted. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelexpress.domain.manifest import FileEntry
+from modelexpress.domain.refs import shown
+from modelexpress.store.disk import unique_name
+from modelexpress.store.journal import Header, Journal, Journalled, read_journal
+from modelexpress.store.layout import Layout, Repository
+from modelexpress.store.partial import Partial
+from modelexpress.store.volume import JOURNAL, PART, Process
+
+_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftover:
+    """A partial file that somebody left. `is_ours`: its writer is gone for good, or was this session."""
+
+    part: Path
+    journal: Path
+    said: Journalled
+    is_ours: bool
+
+
+class Partials:
+    """Opens partial files for one session. The claim on a file's bytes is held by whoever calls."""
+
+    def __init__(self, layout: Layout, owner: str) -> None:
+        self._layout = layout
+        self._owner = owner
+        self._process = Process.current()
+        self._in_use: set[Path] = set()
+
+    def open(
+        self,
+        repository: Repository,
+        entry: FileEntry,
+        on_arrival: Callable[[int], None],
+        is_resumed: bool = True,
+    ) -> Partial:
+        """A file for `entry`; `is_resumed`: with all that a predecessor's journal can prove of it.
+
+        Raises OSError when there is no room for it or it cannot be written; it leaves nothing then.
+        """
+        name = unique_name(f"{self._owner}.{_key(repository, entry)}")
+        path = self._layout.partials / (name + PART)
+        before = self._find_best(repository, entry) if is_resumed else None
+        if before is not None and before.is_ours:
+            _share(before.part, path)
+        header = Header(repository.name, entry.path, entry.size, _vouched(entry), self._process)
+        partial = self._begin(path, header, on_arrival)
+        if before is not None:
+            self._take_over(partial, before)
+            for old in self._find(f"*.{_key(repository, entry)}.*"):
+                _remove(old)
+        return partial
+
+    def _begin(self, path: Path, header: Header, on_arrival: Callable[[int], None]) -> Partial:
+        journal = None
+        try:
+            journal = Journal(path.with_suffix(JOURNAL), header)
+            partial = Partial(path, header.size, journal, on_arrival)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            if journal is not None:
+                journal.close()
+                journal.path.unlink(missing_ok=True)
+            raise
+        self._in_use.add(path)
+        return partial
+
+    def release(self, partial: Partial, is_kept: bool) -> None:
+        """`partial` is used no more: it stays to be resumed if `is_kept`, else it is deleted."""
+        partial.close()
+        self._in_use.discard(partial.path)
+        if not is_kept or not partial.path.exists():  # a file that became a blob leaves its journal
+            partial.delete()
+
+    def allocated_bytes(self, repository: Repository, entries: list[FileEntry]) -> int:
+        """Bytes of the disk that files to be resumed hold already."""
+        total = 0
+        for entry in entries:
+            best = self._find_best(repository, entry)
+            if best is not None and best.is_ours:
+                with suppress(FileNotFoundError):
+                    total += min(best.part.stat().st_blocks * _BLOCK_BYTES, entry.size)
+        return total
+
+    def delete_of(self, repository: Repository) -> int:
+        """Delete what interrupted pulls of a model left, where their writers are gone; bytes freed."""
+        freed = 0
+        for leftover in self._find(f"*.{_repository_key(repository)}-*"):
+            freed += _remove(leftover)
+        return freed
+
+    def find_dead(self) -> list[tuple[Path, int]]:
+        """Files whose writers are gone for good, each with its bytes."""
+        found = [path for dead in self._find("*") if dead.is_ours for path in (dead.part, dead.journal)]
+        return [(path, path.stat().st_size) for path in found if path.is_file()]
+
+    def _find_best(self, repository: Repository, entry: FileEntry) -> _Leftover | None:
+        fitting = [
+            leftover
+            for leftover in self._find(f"*.{_key(repository, entry)}.*")
+            if _fits(leftover.said.header, repository, entry)
+        ]
+        return max(fitting, key=lambda found: (found.is_ours, len(found.said.digests)), default=None)
+
+    def _find(self, pattern: str) -> Iterator[_Leftover]:
+        for journal in sorted(self._layout.partials.glob(pattern + JOURNAL)):
+            part = journal.with_suffix(PART)
+            said = read_journal(journal) if part not in self._in_use and part.is_file() else None
+            if said is None:
+                continue
+            is_own = journal.name.startswith(f"{self._owner}.")
+            writer = said.header.process
+            is_dead = writer is not None and writer.is_surely_dead(self._process)
+            if writer is not None and not (is_own or is_dead) and writer.is_beside(self._process):
+                continue  # alive beside us, with a directory or a registry of its own: not to be disturbed
+            yield _Leftover(part, journal, said, is_ours=is_own or is_dead)
+
+    def _take_over(self, partial: Partial, before: _Leftover) -> None:
+        try:
+            source = os.open(partial.path if before.is_ours else before.part, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            taken = partial.resume(source, before.said.digests, before.said.etags)
+        finally:
+            os.close(source)
+        header = before.said.header
+        _log.info("%s: %s goes on with %d bytes", header.repository, shown(header.path), taken)
+
+
+def _share(part: Path, path: Path) -> None:
+    """Give the file a second name: until all of it is journalled again, the first one still finds it."""
+    try:
+        path.hardlink_to(part)
+    except FileNotFoundError:
+        return
+    except OSError:
+        part.rename(path)  # a file system without hard links
+
+
+def _remove(leftover: _Leftover) -> int:
+    """Delete one whose writer is gone; the bytes that the disk gets back."""
+    freed = 0
+    if leftover.is_ours:
+        with suppress(FileNotFoundError):
+            status = leftover.part.stat()
+            freed = status.st_blocks * _BLOCK_BYTES if status.st_nlink == 1 else 0
+        leftover.part.unlink(missing_ok=True)
+        leftover.journal.unlink(missing_ok=True)
+    return freed
+
+
+def _key(repository: Repository, entry: FileEntry) -> str:
+    """Names the bytes of `entry`: the same ones under two paths have one key."""
+    return f"{_repository_key(repository)}-{_short(_vouched(entry) or entry.path)}"
+
+
+def _repository_key(repository: Repository) -> str:
+    return _short(repository.name)
+
+
+def _vouched(entry: FileEntry) -> str:
+    return "" if entry.digest is None else str(entry.digest)
+
+
+def _fits(header: Header, repository: Repository, entry: FileEntry) -> bool:
+    # Bytes that nothing vouches for are never mixed with those of another day.
+    return entry.digest is not None and (header.repository, header.size, header.digest) == (
+        repository.name,
+        entry.size,
+        str(entry.digest),
+    )
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sliding window: slots that are never lost, ranges that overlap, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.arrivals import GatedPool, Origin, chunk_of, content_of, digests_of, entry_of
+
+from modelexpress.domain.chunks import CHUNK_BYTES
+from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
+from modelexpress.domain.manifest import FileEntry
+from modelexpress.domain.spans import ByteSpan
+from modelexpress.store.journal import Header, Journal
+from modelexpress.store.partial import Partial
+from modelexpress.store.window import OnVersion, RangedSource, Slots
+
+Make = Callable[[bytes], Partial]
+
+
+@pytest.fixture
+def pool() -> Iterator[GatedPool]:
+    made = GatedPool()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    made: list[Partial] = []
+
+    def make(content: bytes) -> Partial:
+        name = f"{len(made)}"
+        journal = Journal(tmp_path / f"{name}.journal", Header("org/name", "f", len(content), "d"))
+        made.append(Partial(tmp_path / f"{name}.part", len(content), journal, lambda count: None))
+        return made[-1]
+
+    yield make
+    for partial in made:
+        partial.close()
+
+
+class TestSlots:
+    async def test_as_many_as_the_limit_are_inside_and_the_rest_come_in_order(self) -> None:
+        slots, order, inside, most = Slots(lambda: 3), list[int](), 0, 0
+
+        async def use(number: int) -> None:
+            nonlocal inside, most
+            async with slots.one():
+                order.append(number)
+                inside += 1
+                most = max(most, inside)
+                for _ in range(number % 3 + 1):
+                    await asyncio.sleep(0)
+                inside -= 1
+
+        await asyncio.gather(*(use(number) for number in range(30)))
+
+        assert most == 3 and order == list(range(30))
+
+    async def test_who_comes_back_for_another_slot_comes_after_who_waits(self) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+
+        async def use(name: str, times: int) -> None:
+            for _ in range(times):
+                async with slots.one():
+                    order.append(name)
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(use("greedy", 5), use("patient", 1))
+
+        assert order.index("patient") == 1, "first come, first served"
+
+    async def test_a_newcomer_does_not_overtake_who_was_woken(self) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+        leave = asyncio.Event()
+
+        async def use(name: str) -> None:
+            async with slots.one():
+                order.append(name)
+                if name == "first":
+                    await leave.wait()
+
+        first = asyncio.create_task(use("first"))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(use("waiting"))
+        await asyncio.sleep(0)
+        leave.set()
+        # Made now, so that it runs in the same turn of the loop in which the slot is passed on.
+        newcomer = asyncio.create_task(use("newcomer"))
+        await asyncio.gather(first, waiting, newcomer)
+
+        assert order == ["first", "waiting", "newcomer"]
+
+    async def test_a_raised_limit_lets_all_in_that_fit_and_a_lowered_one_none(self) -> None:
+        limit, inside = 1, set[int]()
+        slots, leave = Slots(lambda: limit), {number: asyncio.Event() for number in range(8)}
+
+        async def use(number: int) -> None:
+            async with slots.one():
+                inside.add(number)
+                await leave[number].wait()
+                inside.discard(number)
+
+        tasks = [asyncio.create_task(use(number)) for number in range(8)]
+
+        async def settle() -> None:
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+        await settle()
+        assert inside == {0}
+        limit = 4
+        leave[0].set()
+        await settle()
+        assert inside == {1, 2, 3, 4}
+        limit = 2
+        leave[1].set()
+        leave[2].set()
+        await settle()
+        assert inside == {3, 4}
+        leave[3].set()
+        await settle()
+        assert len(inside) == 2
+        for event in leave.values():
+            event.set()
+        await asyncio.gather(*tasks)
+        assert repr(slots) == "<Slots 0 of 2 used, 0 waiting>"
+
+    async def test_a_waiter_that_is_cancelled_as_it_is_woken_passes_its_turn_on(self) -> None:
+        slots = Slots(lambda: 1)
+        leave, came = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with slots.one():
+                await leave.wait()
+
+        async def come() -> None:
+            async with slots.one():
+                came.set()
+
+        holder = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        woken = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        other = asyncio.create_task(come())
+        await asyncio.sleep(0)
+        leave.set()
+        await holder  # `woken` has its turn now, and has not run yet
+        woken.cancel()
+        await asyncio.wait_for(other, 5)
+        with suppress(asyncio.CancelledError):
+            await woken
+        assert came.is_set()
+
+    @given(seed=st.integers(0, 2**32), limit=st.integers(1, 4), users=st.integers(1, 25))
+    def test_no_schedule_loses_a_slot_or_gives_one_too_many(self, seed: int, limit: int, users: int) -> None:
+        async def run() -> None:
+            schedule = Schedule(random.Random(seed), limit)
+            await schedule.run(users)
+            assert await schedule.count_free() == schedule.limit, "a slot was lost, or is there twice"
+
+        asyncio.run(run())
+
+
+class Schedule:
+    """Users come, hold, come back, are cancelled or fail, while the limit moves; all from one seed."""
+
+    def __init__(self, chance: random.Random, limit: int) -> None:
+        self.chance = chance
+        self.limit = limit
+        self.is_lowered = False  # who is inside then may stay
+        self.inside = 0
+        self.slots = Slots(lambda: self.limit)
+
+    async def turns(self, most: int) -> None:
+        for _ in range(self.chance.randint(0, most)):
+            await asyncio.sleep(0)
+
+    async def use(self) -> None:
+        for _ in range(self.chance.randint(1, 3)):
+            await self.turns(3)
+            async with self.slots.one():
+                await self.stay()
+
+    async def stay(self) -> None:
+        self.inside += 1
+        try:
+            assert self.inside <= self.limit or self.is_lowered
+            await self.turns(4)
+            if self.chance.random() < 0.1:
+                raise ZeroDivisionError
+        finally:
+            self.inside -= 1
+
+    async def run(self, users: int) -> None:
+        tasks = [asyncio.create_task(self.use()) for _ in range(users)]
+        while not all(task.done() for task in tasks):
+            if self.chance.random() < 0.2:
+                self.chance.choice(tasks).cancel()
+            if self.chance.random() < 0.1:
+                before, self.limit = self.limit, self.chance.randint(1, 4)
+                self.is_lowered |= self.limit < before
+            await asyncio.sleep(0)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert not any(isinstance(end, AssertionError) for end in ended)
+        assert self.inside == 0
+
+    async def count_free(self) -> int:
+        """How many can be inside at once now."""
+        full = asyncio.Event()
+
+        async def fill() -> None:
+            async with self.slots.one():
+                self.inside += 1
+                await full.wait()
+
+        filling = [asyncio.create_task(fill()) for _ in range(10)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        found = self.inside
+        full.set()
+        await asyncio.gather(*filling)
+        return found
+
+
+class TestRanges:
+    async def test_several_ranges_of_a_file_are_read_at_once(self, pool: GatedPool, make: Make) -> None:
+        content = content_of(9 * CHUNK_BYTES + 3)
+        together = asyncio.Barrier(3)
+
+        async def meet(offset: int) -> None:
+            if offset in (0, 4 * CHUNK_BYTES, 8 * CHUNK_BYTES):
+                await asyncio.wait_for(together.wait(), 10)
+
+        origin, partial = Origin(content, meet), make(content)
+        await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        assert origin.most_reading == 3 and origin.bytes_read == len(content)
+        assert partial.path.read_bytes() == content and partial.digests == digests_of(content)
+
+    @pytest.mark.parametrize("limit", [1, 2])
+    async def test_all_files_together_read_no_more_ranges_than_there_are_slots(
+        self, pool: GatedPool, make: Make, limit: int
+    ) -> None:
+        contents = [content_of(5 * CHUNK_BYTES, seed) for seed in range(3)]
+        slots, reading, most = Slots(lambda: limit), set[tuple[int, int]](), 0
+
+        def watching(number: int) -> Origin:
+            async def count(offset: int) -> None:
+                nonlocal most
+                most = max(most, sum(origin.reading for origin in origins))
+                reading.add((number, offset))
+
+            return Origin(contents[number], count)
+
+        origins = [watching(number) for number in range(3)]
+        partials = [make(content) for content in contents]
+        sources = [RangedSource(origin, pool, slots) for origin in origins]
+        await asyncio.gather(
+            *(s.fill(entry_of(c), p) for s, c, p in zip(sources, contents, partials, strict=True))
+        )
+
+        assert most == limit and all(partial.is_complete for partial in partials)
+
+    async def test_a_large_file_does_not_keep_others_from_their_turn(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        large, small = content_of(17 * CHUNK_BYTES), content_of(1000)  # more than all its first ranges
+        slots, order = Slots(lambda: 1), list[str]()
+
+        def noting(name: str, content: bytes) -> RangedSource:
+            async def note(offset: int) -> None:
+                order.append(name)
+
+            return RangedSource(Origin(content, note), pool, slots)
+
+        await asyncio.gather(
+            noting("large", large).fill(entry_of(large), make(large)),
+            noting("small", small).fill(entry_of(small), make(small)),
+        )
+
+        assert order[-1] == "large", "the small file had to wait for the last byte of the large one"
+
+    async def test_only_missing_chunks_are_asked_for(self, pool: GatedPool, make: Make) -> None:
+        content = content_of(7 * CHUNK_BYTES)
+        partial, origin = make(content), Origin(content)
+        for index in (0, 3, 4):
+            partial.put(index, chunk_of(content, index))
+        await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        asked = sorted((span.start // CHUNK_BYTES, span.end // CHUNK_BYTES) for span in origin.spans)
+        assert asked == [(1, 3), (5, 7)] and partial.is_complete
+
+    async def test_an_empty_or_complete_file_asks_nothing(self, pool: GatedPool, make: Make) -> None:
+        content = content_of(100)
+        complete, origin = make(content), Origin(content)
+        complete.put(0, memoryview(content))
+        source = RangedSource(origin, pool, Slots(lambda: 4))
+        await source.fill(entry_of(content), complete)
+        await source.fill(entry_of(b""), make(b""))
+
+        assert origin.spans == []
+
+    async def test_memory_is_a_chunk_for_each_range_whatever_the_size(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        content = content_of(13 * CHUNK_BYTES)
+        entry, partial, origin = entry_of(content), make(content), Origin(content)
+        origin.piece_bytes = 64 * 1024
+        tracemalloc.start()
+        try:
+            await RangedSource(origin, pool, Slots(lambda: 8)).fill(entry, partial)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+        assert partial.is_complete and peak < 5 * CHUNK_BYTES
+
+    @pytest.mark.parametrize("piece_bytes", [65_537, CHUNK_BYTES - 1, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+    async def test_pieces_of_any_length_make_the_same_chunks(
+        self, pool: GatedPool, make: Make, piece_bytes: int
+    ) -> None:
+        content = content_of(5 * CHUNK_BYTES + 17)
+        partial, origin = make(content), Origin(content)
+        origin.piece_bytes = piece_bytes
+        await RangedSource(origin, pool, Slots(lambda: 2)).fill(entry_of(content), partial)
+
+        assert partial.digests == digests_of(content) and partial.path.read_bytes() == content
+
+
+class Wrong(Origin):
+    """Answers every range with `more` bytes too many (or too few)."""
+
+    def __init__(self, content: bytes, more: int) -> None:
+        super().__init__(content)
+        self.more = more
+
+    async def read(self, entry: FileEntry, span: ByteSpan, on_version: OnVersion) -> AsyncIterator[bytes]:
+        content = self.content[span.start : span.end]
+        content = content + b"x" * self.more if self.more > 0 else content[: self.more]
+        for start in range(0, len(content), 300_000):
+            yield content[start : start + 300_000]
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("more", [1, 1000, CHUNK_BYTES, -1, -1000, -CHUNK_BYTES, -4 * CHUNK_BYTES])
+    async def test_a_body_of_another_length_is_refused_and_what_came_whole_stays(
+        self, pool: GatedPool, make: Make, more: int
+    ) -> None:
+        content = content_of(4 * CHUNK_BYTES)
+        partial = make(content)
+        with pytest.raises(Corrupt, match=r"arrived wrong: (more than the|[0-9]+ bytes instead of)"):
+            await RangedSource(Wrong(content, more), pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        whole = 4 if more > 0 else (4 * CHUNK_BYTES + more) // CHUNK_BYTES
+        assert partial.prefix_bytes == whole * CHUNK_BYTES
+        assert partial.digests[: 32 * whole] == digests_of(content)[: 32 * whole]
+        span = partial.take_missing(9)
+        assert (span is None) == (whole == 4) and (span is None or (span.first, span.end) == (whole, 4))
+
+    async def test_what_arrived_before_an_error_stays_and_the_rest_is_missing_again(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        content = content_of(9 * CHUNK_BYTES)
+
+        async def fail(offset: int) -> None:
+            if offset == 2 * CHUNK_BYTES + 1024 * 1024:
+                raise Unreachable("the line is cut")
+
+        origin, partial = Origin(content, fail), make(content)
+        with pytest.raises(Unreachable, match="the line is cut"):
+            await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+        assert origin.reading == 0, "a reading was left open"
+        assert partial.prefix_bytes == 2 * CHUNK_BYTES and pool.running == 0
+        before = partial.arrived_bytes
+        again = Origin(content)
+        await RangedSource(again, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        assert again.bytes_read == len(content) - before and partial.path.read_bytes() == content
+
+    async def test_an_error_gives_all_slots_back(self, pool: GatedPool, make: Make) -> None:
+        content, slots = content_of(9 * CHUNK_BYTES), Slots(lambda: 2)
+
+        async def fail(offset: int) -> None:
+            raise Unreachable("down")
+
+        for _ in range(3):
+            with pytest.raises(Unreachable):
+                await RangedSource(Origin(content, fail), pool, slots).fill(entry_of(content), make(content))
+
+        assert repr(slots) == "<Slots 0 of 2 used, 0 waiting>"
+
+    async def test_an_origin_without_ranges_is_read_whole_and_in_order(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        content = content_of(6 * CHUNK_BYTES + 1)
+
+        class WholeOnly(Origin):
+            async def read(
+                self, entry: FileEntry, span: ByteSpan, on_version: OnVersion
+            ) -> AsyncIterator[bytes]:
+                if span.length < entry.size:
+                    raise Unsupported("ranges are not supported")
+                async for piece in super().read(entry, span, on_version):
+                    yield piece
+
+        origin, partial = WholeOnly(content), make(content)
+        await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        assert origin.spans == [ByteSpan(0, len(content))] and origin.most_reading == 1
+        assert partial.path.read_bytes() == content and partial.is_complete
+
+    async def test_what_is_not_supported_at_all_is_said(self, pool: GatedPool, make: Make) -> None:
+        content = content_of(10)
+
+        class Nothing(Origin):
+            async def read(
+                self, entry: FileEntry, span: ByteSpan, on_version: OnVersion
+            ) -> AsyncIterator[bytes]:
+                raise Unsupported("no")
+                yield b""
+
+        with pytest.raises(MxError, match="no"):
+            await RangedSource(Nothing(content), pool, Slots(lambda: 4)).fill(
+                entry_of(content), make(content)
+            )
+
+    async def test_another_version_in_the_middle_ends_the_reading(self, pool: GatedPool, make: Make) -> None:
+        content = content_of(9 * CHUNK_BYTES)
+        origin = Origin(content)
+
+        async def change(offset: int) -> None:
+            if offset == 2 * CHUNK_BYTES:
+                origin.etag = "v2"
+
+        origin.before_piece = change
+        with pytest.raises(Corrupt, match="v1 became v2"):
+            await RangedSource(origin, pool, Slots(lambda: 1)).fill(entry_of(content), make(content))
+
+    async def test_no_thread_writes_once_a_cancelled_fill_has_ended(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        content = content_of(9 * CHUNK_BYTES)
+        partial, gate = make(content), pool.hold("writing", times=3)
+        source = RangedSource(Origin(content), pool, Slots(lambda: 4))
+        filling = asyncio.create_task(source.fill(entry_of(content), partial))
+        await gate.wait_reached()
+        for _ in range(3):  # however often
+            filling.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert not filling.done(), "it ended while a thread was still to write"
+        gate.release()
+        with pytest.raises(asyncio.CancelledError):
+            await filling
+
+        assert pool.running == 0
+        written = partial.arrived_bytes
+        assert 0 < written <= 3 * CHUNK_BYTES
+        span = partial.take_missing(9)
+        assert span is not None and span.first * CHUNK_BYTES == partial.prefix_bytes
