@@ -11,6 +11,9 @@ import pytest
 from tests.support.calls import connected
 from tests.support.house import House, open_house
 
+from modelexpress import compose
+from modelexpress.client.remote_control import RemoteControl
+from modelexpress.domain.held import CacheControl
 from modelexpress.testing.hub import LocalHub
 from modelexpress.testing.hub.models import tiny_model
 
@@ -34,3 +37,15 @@ async def channel(house: House) -> AsyncIterator[grpc.aio.Channel]:
     """A plain channel to `house`."""
     async with connected(house.port) as channel:
         yield channel
+
+
+@pytest.fixture(params=["local", "remote"])
+async def control(request: pytest.FixtureRequest, house: House) -> AsyncIterator[CacheControl]:
+    """The verbs of `modelexpress cache` on the directory of `house`, and at its server."""
+    if request.param == "remote":
+        async with house.connection() as connection:
+            yield RemoteControl(connection)
+    else:
+        loaded = compose.load_settings("client", {"cache.directory": str(house.root)}, house.env)
+        async with compose.open_local(loaded, house.env) as local:
+            yield local

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.support.caches import requested_files
 from tests.support.calls import (
     DELETE,
     ENSURE,
@@ -237,4 +238,4 @@ async def test_thirty_two_callers_share_one_download_though_the_first_hangs_up(
         assert last.message == "Model download completed successfully"
         assert {update.status for update in before} == {model_pb2.DOWNLOADING}
     bodies = Counter(request.file for request in hub.log.of("body"))
-    assert bodies == dict.fromkeys(tiny_files(), 1)
+    assert bodies == dict.fromkeys(requested_files(), 1)

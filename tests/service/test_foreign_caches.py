@@ -19,6 +19,7 @@ from tests.support.caches import (
     flip_a_byte,
     pull,
     repository_tree,
+    requested_files,
     start_huggingface_hub,
 )
 from tests.support.house import House, open_house, tree
@@ -114,7 +115,7 @@ class TestOffline:
             assert not whole.was_hit and (await pull(house)).was_hit
 
         assert {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} == set(tiny_files())
-        assert bodies(hub) == sorted(set(tiny_files()) - {WEIGHTS})
+        assert bodies(hub) == sorted(requested_files() - {WEIGHTS})
 
     async def test_what_is_not_here_is_not_found_and_nobody_is_asked(
         self, hub: LocalHub, tmp_path: Path

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from tests.support.caches import unfinished, useless
 from tests.support.house import tree
 from tests.support.served import Place, Served, Strike, serving, start
 
@@ -24,6 +25,7 @@ from modelexpress.client.remote_control import RemoteControl
 from modelexpress.client.rpc import Connection, Target
 from modelexpress.domain.errors import Cancelled, MxError, Unreachable
 from modelexpress.domain.held import HeldSnapshot
+from modelexpress.registry.ownership import APPLICATION_ID
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
 from modelexpress.store.proof import find_damage
@@ -162,10 +164,6 @@ async def check_nothing_counts_that_is_not(root: Path, expected: Tree) -> None:
     pool.close()
 
 
-def unfinished(root: Path) -> list[Path]:
-    return [path for folder in ("partials", "staging", "trash") for path in (root / ".mx" / folder).glob("*")]
-
-
 def proven_blobs(root: Path) -> set[str]:
     return {path.name for path in root.glob("models--*/blobs/*")}
 
@@ -183,7 +181,7 @@ async def check_a_new_server(hub: LocalHub, place: Place, expected: Tree, client
     hub.log.clear()
     proven = proven_blobs(place.cache)
     async with serving(place) as served:
-        assert not unfinished(place.cache)
+        assert not useless(place.cache)
         async with served.client(place.root / "asking") as client:
             assert (await client.health()).status == "ok"
             whole = sum(path.startswith("snapshots/") for path in expected)
@@ -216,11 +214,11 @@ async def play(seed: int, hub: LocalHub, root: Path, expected: Tree) -> None:
     for cache in (place.cache, *clients):
         await check_nothing_counts_that_is_not(cache, expected)
     for cause, cache in zip(causes, clients, strict=True):
-        assert not unfinished(cache)
+        assert not useless(cache) and (cause is not None or not unfinished(cache))
         assert cause is None or isinstance(cause, Unreachable | Cancelled), repr(cause)
         assert cause is not None or repository_tree(cache) == expected
     if number != signal.SIGKILL:
-        assert not unfinished(place.cache) and not coordination_rows(place)
+        assert not useless(place.cache) and not coordination_rows(place)
         assert "Traceback" not in served.said
     await check_a_new_server(hub, place, expected, clients=2)
 
@@ -308,7 +306,7 @@ async def test_a_second_signal_does_not_wait(hub: LocalHub, tmp_path: Path) -> N
         assert await served.stop(signal.SIGINT) == 0
         cause = await pulling
     assert isinstance(cause, Cancelled) and "the server is stopping" in str(cause)
-    assert not unfinished(place.cache) and not coordination_rows(place)
+    assert not useless(place.cache) and not coordination_rows(place)
     assert "second signal" in served.said and "Traceback" not in served.said
 
 
@@ -346,8 +344,8 @@ async def test_a_registry_that_was_deleted_is_rebuilt_from_the_cache(
         assert database.execute("SELECT count(*) FROM rows WHERE key LIKE 'holding/%'").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("damage", ["text", "cut", "overwritten header", "emptied"])
-async def test_a_registry_that_is_no_database_is_set_aside_and_rebuilt(
+@pytest.mark.parametrize("damage", ["cut", "overwritten pages", "emptied"])
+async def test_a_damaged_registry_is_set_aside_and_rebuilt(
     hub: LocalHub, tmp_path: Path, damage: str
 ) -> None:
     place = Place(tmp_path, hub.endpoint)
@@ -357,9 +355,8 @@ async def test_a_registry_that_is_no_database_is_set_aside_and_rebuilt(
         assert await served.stop() == 0
     content = place.registry.read_bytes()
     damaged = {
-        "text": b"not a database" * 1000,
         "cut": content[: len(content) // 2],
-        "overwritten header": b"\xff" * 100 + content[100:],
+        "overwritten pages": content[:100] + b"\xff" * (len(content) - 100),
         "emptied": b"",
     }[damage]
     place.registry.write_bytes(damaged)
@@ -372,10 +369,29 @@ async def test_a_registry_that_is_no_database_is_set_aside_and_rebuilt(
         assert aside.read_bytes() == damaged and str(aside) in served.said
 
 
+async def test_a_registry_that_is_no_database_any_more_is_left_alone_and_rebuilt_once_it_is_moved_away(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    place = Place(tmp_path, hub.endpoint)
+    async with serving(place) as served:
+        assert await pull(served, tmp_path / "client-0") is None
+        before = await held_by(served, tmp_path / "asking")
+        assert await served.stop() == 0
+    place.registry.write_bytes(b"my notes")
+    async with start(place) as served:
+        assert await served.wait_ended() == 1
+    assert served.said.startswith("Invalid: ") and "move this one away" in served.said
+    assert place.registry.read_bytes() == b"my notes" and "Traceback" not in served.said
+    place.registry.rename(tmp_path / "notes")
+    async with serving(place) as served:
+        assert len(await held_by(served, tmp_path / "asking")) == len(before) == 1
+
+
 async def test_a_registry_of_a_newer_format_is_refused_and_left_alone(hub: LocalHub, tmp_path: Path) -> None:
     place = Place(tmp_path, hub.endpoint)
     place.registry.parent.mkdir(parents=True)
     with closing(sqlite3.connect(place.registry)) as database:
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         database.execute("PRAGMA user_version = 99")
         database.execute("CREATE TABLE things (name TEXT)")
         database.commit()

@@ -208,8 +208,8 @@ async def test_the_metrics_page_has_every_family_and_counts_what_happened(place:
     assert pulled["mx_pulls_total", "pulled"] == 1
     total = sum(len(content) for content in tiny_files().values() if isinstance(content, bytes))
     [brought] = [s for s in found["mx_origin_bytes"].samples if s.name == "mx_origin_bytes_total"]
-    [streamed] = [s for s in found["mx_streamed_bytes"].samples if s.name == "mx_streamed_bytes_total"]
-    assert brought.value == streamed.value == total
+    [sent] = [s for s in found["mx_data_bytes"].samples if s.name == "mx_data_bytes_total"]
+    assert brought.value == sent.value == total
 
 
 def free_port() -> int:

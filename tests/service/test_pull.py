@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import snapshot_download
+from tests.support.caches import requested_files
 from tests.support.house import House, open_house, tree
 
 from modelexpress.client import Strategy, Transfer
@@ -145,7 +146,7 @@ async def test_thirty_two_clients_cost_the_origin_one_download(house: House, tmp
 
     assert all(found == trees[0] for found in trees)
     bodies = Counter(request.file for request in house.hub.log.of("body"))
-    assert set(bodies) == set(tiny_files()) and set(bodies.values()) == {1}
+    assert set(bodies) == requested_files() and set(bodies.values()) == {1}
 
 
 async def test_the_one_who_started_may_leave_and_the_rest_succeed(house: House, tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ async def test_selections_are_their_own_records_and_share_their_files(house: Hou
         fetched = len(house.hub.log.of("body"))
         full = await client.pull(NAME)
         assert (full.path / "model.safetensors").exists() and full.path == light.path
-        assert len(house.hub.log.of("body")) == len(tiny_files()) > fetched
+        assert len(house.hub.log.of("body")) == len(requested_files()) > fetched
         one = await client.pull(NAME, Selection(include=("onnx/*",), exclude=("*.onnx",)))
 
     assert not one.was_hit or one.path == full.path

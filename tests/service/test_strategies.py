@@ -15,7 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.caches import NAME, WEIGHTS, blob_of, pull, repository_tree
+from tests.support.caches import (
+    NAME,
+    WEIGHTS,
+    blob_of,
+    pull,
+    repository_tree,
+    requested_files,
+    unfinished,
+    useless,
+)
 from tests.support.house import House, open_house
 from tests.support.proxy import closed_port
 
@@ -117,7 +126,8 @@ class TestWithoutServer:
             again = await client.pull(NAME, strategy=strategy)
 
         assert (model.transfer, model.was_hit, again.was_hit) == (Transfer.DIRECT, False, True)
-        assert model.bytes_fetched == hub.log.bytes_sent and len(hub.log.of("body")) == len(tiny_files())
+        assert model.bytes_fetched == hub.log.bytes_sent
+        assert len(hub.log.of("body")) == len(requested_files())
         assert (model.path / WEIGHTS).read_bytes() == tiny_files()[WEIGHTS]
 
     async def test_server_only_names_the_endpoint_and_asks_nobody_else(
@@ -128,7 +138,7 @@ class TestWithoutServer:
             with pytest.raises(Unreachable, match=f"http://127.0.0.1:{port}"):
                 await client.pull(NAME, strategy=SERVER)
 
-        assert hub.log.requests == [] and not (tmp_path / "mine").exists()
+        assert hub.log.requests == [] and not list((tmp_path / "mine").glob("models--*"))
 
     async def test_a_server_that_never_answers_is_given_up_after_the_timeout(
         self, hub: LocalHub, tmp_path: Path
@@ -207,7 +217,7 @@ class TestRealAnswers:
             with pytest.raises(Corrupt, match=WEIGHTS):
                 await client.pull(NAME)
 
-        assert len(house.hub.log.of("body", WEIGHTS)) == 2 and not (tmp_path / "mine").exists()
+        assert len(house.hub.log.of("body", WEIGHTS)) == 2 and not list((tmp_path / "mine").glob("models--*"))
 
 
 class TestShared:
@@ -312,23 +322,24 @@ class TestTransfer:
         assert not (model.path / "README.md").exists()
 
     @pytest.mark.parametrize("after", [500, 5_000, 60_000, 150_000])
-    async def test_a_transfer_that_is_cut_leaves_nothing_visible_and_a_retry_completes(
-        self, house: House, tmp_path: Path, after: int
+    async def test_a_stream_that_is_cut_leaves_nothing_visible_and_a_retry_completes(
+        self, hub: LocalHub, tmp_path: Path, after: int
     ) -> None:
-        await pull(house)
         root = tmp_path / "mine"
-        async with Relay(house.port) as relay, make_client(house.hub, root, relay.port) as client:
-            await client.health()
-            relay.bytes_left = after
-            with pytest.raises(MxError):
-                await client.pull(NAME)
-            assert not list(root.glob("models--*/snapshots")) and not list(root.glob("models--*/refs"))
-            assert not list(root.glob(".mx/partials/*")) and not list(root.glob(".mx/staging/*"))
-            relay.bytes_left = None
-            model = await client.pull(NAME, strategy=SERVER)
+        async with open_house(hub, tmp_path, has_data_plane=False) as house:
+            await pull(house)
+            async with Relay(house.port) as relay, make_client(house.hub, root, relay.port) as client:
+                await client.health()
+                relay.bytes_left = after
+                with pytest.raises(MxError):
+                    await client.pull(NAME)
+                assert not list(root.glob("models--*/snapshots")) and not list(root.glob("models--*/refs"))
+                assert not useless(root)
+                relay.bytes_left = None
+                model = await client.pull(NAME, strategy=SERVER)
 
-        assert model.transfer is Transfer.STREAMED
-        assert repository_tree(root) == repository_tree(house.root)
+            assert model.transfer is Transfer.STREAMED
+            assert repository_tree(root) == repository_tree(house.root)
 
     async def test_a_caller_that_leaves_in_the_middle_leaves_nothing(
         self, house: House, tmp_path: Path
@@ -344,8 +355,9 @@ class TestTransfer:
             pulling.cancel()
             await asyncio.gather(pulling, return_exceptions=True)
             assert pulling.cancelled() and not list((tmp_path / "mine").glob("models--*/snapshots"))
-            assert not list((tmp_path / "mine/.mx/partials").iterdir())
+            assert not useless(tmp_path / "mine")
             assert not (await client.pull("demo/big")).was_hit
+            assert not unfinished(tmp_path / "mine")
 
     async def test_a_file_damaged_at_the_server_reaches_no_client(self, house: House, tmp_path: Path) -> None:
         model = await pull(house)

@@ -15,6 +15,7 @@ from tests.support.house import House, tree
 from modelexpress.client import LocalModel
 from modelexpress.domain.selection import Selection
 from modelexpress.testing.hub import LocalHub
+from modelexpress.testing.hub.models import tiny_files
 
 NAME = "demo/tiny"
 WEIGHTS = "model.safetensors"
@@ -69,3 +70,23 @@ def models_tree(root: Path) -> dict[str, bytes | str]:
 def repository_tree(root: Path, name: str = NAME) -> dict[str, bytes | str]:
     """One model as every tool sees it."""
     return tree(root / ("models--" + name.replace("/", "--")))
+
+
+def unfinished(root: Path) -> list[Path]:
+    """Everything below `.mx` that no pull may leave when it has ended well."""
+    return [path for folder in ("partials", "staging", "trash") for path in (root / ".mx" / folder).glob("*")]
+
+
+def useless(root: Path) -> list[Path]:
+    """What of it nobody can go on from: all but partial files with their journals."""
+    pair = (".part", ".journal")
+    return [
+        path
+        for path in unfinished(root)
+        if path.suffix not in pair or not all(path.with_suffix(suffix).is_file() for suffix in pair)
+    ]
+
+
+def requested_files() -> set[str]:
+    """The files of the tiny model that an origin is asked for: what an empty one holds is known."""
+    return {path for path, content in tiny_files().items() if content}

@@ -22,6 +22,7 @@ from modelexpress.observability.metrics import Metrics
 from modelexpress.providers.huggingface import HubOptions, make_provider
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.server.app import ServerOptions, open_server
+from modelexpress.server.data import DataOptions
 from modelexpress.testing.hub import LocalHub
 
 # The real policy with waits that a test can afford.
@@ -65,6 +66,7 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
         "cache.directory": str(tmp_path / "server-cache"),
         "registry.path": str(tmp_path / "state" / "registry.db"),
         "server.port": 0,
+        "server.data_port": 0,
         "server.metrics_port": 0,
         "origin.redirect_hosts": "localhost,127.0.0.1",
         "origin.revalidate": "always",
@@ -75,7 +77,11 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
 
 @asynccontextmanager
 async def open_house(
-    hub: LocalHub, tmp_path: Path, outgoing_env: Mapping[str, str] | None = None, **settings: object
+    hub: LocalHub,
+    tmp_path: Path,
+    outgoing_env: Mapping[str, str] | None = None,
+    has_data_plane: bool = True,
+    **settings: object,
 ) -> AsyncIterator[House]:
     """A server over `hub` with a cache of its own; `settings` by key with `__` for the dot.
 
@@ -88,7 +94,8 @@ async def open_house(
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)
         async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
-            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0")
+            data = DataOptions("127.0.0.1", 0, drain_seconds=1.0) if has_data_plane else None
+            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data)
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
                 yield House(hub, cache, loaded.settings.cache.directory, listening.port, metrics, loaded, env)
 

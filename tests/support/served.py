@@ -52,6 +52,7 @@ class Place:
             "registry.path": str(self.registry),
             "server.host": "127.0.0.1",
             "server.port": 0,
+            "server.data_port": 0,
             "server.metrics_port": 0,
             "server.drain_seconds": 1,
             "origin.redirect_hosts": "localhost,127.0.0.1",

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 _Sure = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_REVISION_HELP = "a branch, a tag, or the first 7 or more digits of a commit"
 _OneModel = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]", help="org/name or org/name@revision; all when left out.",
+        metavar="[MODEL]", help=f"org/name or org/name@revision: {_REVISION_HELP}; all when left out.",
         show_default=False, autocompletion=complete_models,
     ),
 ]  # fmt: skip
@@ -76,7 +77,7 @@ def rm(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="org/name or org/name@revision.",
+            help=f"org/name or org/name@revision: {_REVISION_HELP}.",
             show_default=False,
             autocompletion=complete_models,
         ),
@@ -94,18 +95,38 @@ def prune(context: typer.Context, is_dry_run: _DryRun = False, is_sure: _Sure = 
     _remove(of(context), lambda control, is_dry: control.prune(is_dry), is_dry_run, is_sure)
 
 
-def verify(context: typer.Context, model: _OneModel = None) -> None:
-    """Prove every file again from its bytes; exit status 1 when one is damaged."""
+def verify(
+    context: typer.Context,
+    model: _OneModel = None,
+    is_repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Fetch again what is damaged, of large files only the chunks that differ; "
+            "what another tool wrote stays as it is.",
+        ),
+    ] = False,
+) -> None:
+    """Prove every file again from its bytes; exit status 1 when one is damaged and was not repaired.
+
+    A safetensors file that was published so that no loader reads it is named too; that is no damage.
+    """
     environment = of(context)
     ref = _find_ref(model)
 
     async def act(control: CacheControl) -> list[Verified]:
         with shown_progress(environment.output) as report:
-            return await control.verify(ref, report)
+            return await control.verify(ref, report, is_repair)
 
-    found = environment.with_control(act)
+    found = environment.with_control(act, has_origins=is_repair)
     is_sound = all(one.is_sound for one in found)
-    document = {"success": is_sound, "where": environment.where, "verified": verified_document(found)}
+    document = {
+        "success": is_sound,
+        "where": environment.where,
+        "repair": is_repair,
+        "bytes_fetched": sum(one.bytes_fetched for one in found),
+        "verified": verified_document(found),
+    }
     environment.output.result(document, lambda: verified_lines(found) if found else ["nothing to verify"])
     if not is_sound:
         raise typer.Exit(1)

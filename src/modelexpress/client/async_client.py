@@ -4,47 +4,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 
-from modelexpress.cache import ModelCache
+from modelexpress.client.into_memory import Allocate, IntoMemory
 from modelexpress.client.remote_control import RemoteControl
-from modelexpress.client.results import CacheStats, LocalModel, ServerHealth, ServerPulled, Transfer
+from modelexpress.client.results import (
+    CacheStats,
+    LocalModel,
+    ReceivedModel,
+    ServerHealth,
+    ServerPulled,
+    Transfer,
+)
 from modelexpress.client.rpc import Connection, Target
-from modelexpress.client.server_calls import ServerCalls
-from modelexpress.client.server_provider import ServerProvider
-from modelexpress.client.shared import find_shared_snapshot
+from modelexpress.client.server_calls import OnListed, ServerCalls, ignore_listed
+from modelexpress.client.through import LocalSide, Through, model_from
 from modelexpress.domain.caller import ANONYMOUS, Caller
-from modelexpress.domain.errors import Forbidden, NotFound, Unauthenticated, Unreachable
-from modelexpress.domain.held import HeldSnapshot, OnProgress, Pulled
+from modelexpress.domain.errors import Forbidden, Unauthenticated, Unreachable
+from modelexpress.domain.held import HeldSnapshot, OnProgress
 from modelexpress.domain.progress import Progress
-from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
 from modelexpress.domain.strategy import Strategy
-from modelexpress.providers import Provider
 
 _UPDATE_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
-
-OpenOrigins = Callable[[], AbstractAsyncContextManager[ModelCache]]
-OpenWith = Callable[[Mapping[ProviderKind, Provider]], AbstractAsyncContextManager[ModelCache]]
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSide:
-    """The client's own cache directory: `open_origins` pulls into it from the origins themselves,
-    `open_with` from the providers given. `is_shared`: the server's volume may be mounted here.
-    """
-
-    root: Path
-    is_shared: bool
-    chunk_bytes: int
-    open_origins: OpenOrigins
-    open_with: OpenWith
 
 
 class AsyncClient:
@@ -117,15 +104,32 @@ class AsyncClient:
             return await self._pull_direct(ref, selection, report)
         try:
             calls = await self._connect()
-        except Unreachable:
+        except Unreachable as error:
             if strategy is Strategy.SERVER_ONLY:
                 raise
+            _log.warning("%s. Pulling from the origin instead", error.message)
             return await self._pull_direct(ref, selection, report)
-        at_server = await self._pull_at_server(calls, ref, selection, report)
-        path = await self._find_shared(calls, ref, at_server)
-        if path is not None:
-            return _local_model(ref, at_server, path)
-        return await self._transfer(calls, ref, at_server, report)
+        return await Through(calls, self._local, ref, report).run(
+            lambda report, on_listed: self._pull_at_server(calls, ref, selection, report, on_listed)
+        )
+
+    async def pull_into(
+        self,
+        model: ModelRef | str,
+        allocate: Allocate,
+        selection: Selection | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> ReceivedModel:
+        """Receive the model into memory; `allocate` gives a writable buffer of `entry.size` bytes a file.
+
+        No disk is touched. Every chunk is proven by what the server has proven; when it raises, nothing
+        in the buffers is. Raises Unsupported when the server has no data plane.
+        """
+        ref, report = as_ref(model), on_progress or _ignore
+        calls = await self._connect()
+        return await IntoMemory(calls, self._local.connections, ref, allocate, report).run(
+            lambda report, on_listed: self._pull_at_server(calls, ref, selection, report, on_listed)
+        )
 
     async def _connection(self) -> Connection:
         return (await self._open())[0]
@@ -146,16 +150,21 @@ class AsyncClient:
         return self._connected
 
     async def _pull_at_server(
-        self, calls: ServerCalls, ref: ModelRef, selection: Selection | None, report: OnProgress
+        self,
+        calls: ServerCalls,
+        ref: ModelRef,
+        selection: Selection | None,
+        report: OnProgress,
+        on_listed: OnListed = ignore_listed,
     ) -> ServerPulled:
         """Let the server pull; once more with this user's Hub token when it says that one is needed."""
         try:
-            return await calls.pull(ref, selection, report)
+            return await calls.pull(ref, selection, report, on_listed)
         except (Unauthenticated, Forbidden) as error:
             if not self._take_hub_token():
                 raise
             _log.info("%s; asking again with the Hub token of this user", error.message)
-        return await calls.pull(ref, selection, report)
+        return await calls.pull(ref, selection, report, on_listed)
 
     def _take_hub_token(self) -> bool:
         """From now on send the token that can be found; False when there is no new one."""
@@ -167,21 +176,6 @@ class AsyncClient:
         self._target = self._connected[0].target = replace(self._target, hub_token=token)
         return True
 
-    async def _find_shared(self, calls: ServerCalls, ref: ModelRef, at_server: ServerPulled) -> Path | None:
-        if not self._local.is_shared:
-            return None
-        manifest = await calls.list_files(ref, at_server.commit)
-        chosen = [e for e in at_server.selection.choose(manifest.files) if e.path not in at_server.missing]
-        return await find_shared_snapshot(self._local.root, ref, at_server, chosen)
-
-    async def _transfer(
-        self, calls: ServerCalls, ref: ModelRef, at_server: ServerPulled, report: OnProgress
-    ) -> LocalModel:
-        providers = {ref.provider: ServerProvider(ref.provider, calls)}
-        async with self._local.open_with(providers) as cache:
-            pulled = await _run(cache, ref, at_server.selection, report, at_server.commit)
-        return _model_from(ref, at_server.selection, pulled, Transfer.STREAMED, at_server.is_stale)
-
     async def _pull_direct(
         self, ref: ModelRef, selection: Selection | None, report: OnProgress
     ) -> LocalModel:
@@ -190,7 +184,7 @@ class AsyncClient:
             async for progress in flight.updates(_UPDATE_SECONDS):
                 report(progress)
             pulled = await flight.result()
-            return _model_from(ref, flight.selection, pulled, Transfer.DIRECT, pulled.is_stale)
+            return model_from(ref, flight.selection, pulled, Transfer.DIRECT, pulled.is_stale)
 
     def _caller(self) -> Caller:
         return ANONYMOUS if self._target.hub_token is None else Caller(self._target.hub_token)
@@ -199,47 +193,6 @@ class AsyncClient:
 def as_ref(model: ModelRef | str) -> ModelRef:
     """`model` itself, or what its text means. Raises Invalid."""
     return ModelRef.parse(model) if isinstance(model, str) else model
-
-
-async def _run(
-    cache: ModelCache, ref: ModelRef, selection: Selection, report: OnProgress, commit: str
-) -> Pulled:
-    if not commit:
-        raise NotFound(f"{ref}: the server names no commit, so its files cannot be told apart; upgrade it")
-    flight = await cache.begin(ref, selection, ANONYMOUS, commit)
-    async for progress in flight.updates(_UPDATE_SECONDS):
-        report(progress)
-    return await flight.result()
-
-
-def _local_model(ref: ModelRef, at_server: ServerPulled, path: Path) -> LocalModel:
-    return LocalModel(
-        ref=ref,
-        commit=at_server.commit,
-        path=path,
-        selection=at_server.selection,
-        transfer=Transfer.SHARED,
-        was_hit=at_server.was_hit,
-        is_stale=at_server.is_stale,
-        bytes_fetched=at_server.bytes_fetched,
-        missing=at_server.missing,
-    )
-
-
-def _model_from(
-    ref: ModelRef, selection: Selection, pulled: Pulled, transfer: Transfer, is_stale: bool
-) -> LocalModel:
-    return LocalModel(
-        ref=ref,
-        commit=pulled.manifest.commit,
-        path=Path(pulled.path),
-        selection=selection,
-        transfer=transfer,
-        was_hit=pulled.was_hit,
-        is_stale=is_stale,
-        bytes_fetched=pulled.bytes_fetched,
-        missing=pulled.missing,
-    )
 
 
 def _ignore(progress: Progress) -> None:

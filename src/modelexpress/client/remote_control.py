@@ -42,10 +42,12 @@ class RemoteControl:
         answer = await self._connection.call(f"{_CACHE}/Prune", request, cache_pb2.RemovalPlan, _LONG_SECONDS)
         return held_wire.to_plan(answer)
 
-    async def verify(self, ref: ModelRef | None, on_progress: OnProgress) -> list[Verified]:
-        """Let the server prove its files again."""
+    async def verify(
+        self, ref: ModelRef | None, on_progress: OnProgress, is_repair: bool = False
+    ) -> list[Verified]:
+        """Let the server prove its files again, and repair them."""
         found = []
-        request = held_wire.verify_request(ref)
+        request = held_wire.verify_request(ref, is_repair)
         async for update in self._connection.stream(f"{_CACHE}/Verify", request, cache_pb2.VerifyUpdate):
             if update.HasField("progress"):
                 on_progress(to_progress(update.progress))

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
 
@@ -32,6 +34,40 @@ class LocalModel:
     is_stale: bool = False
     bytes_fetched: int = 0
     missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedModel:
+    """A model that was received into memory: each of `files` fills the buffer that was given for it."""
+
+    ref: ModelRef
+    commit: str
+    files: tuple[FileEntry, ...]
+    is_stale: bool = False
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a running pull at the server is going to end with."""
+
+    commit: str
+    selection: Selection
+    volume: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Files that a server has on offer at the data plane `host`:`port`.
+
+    `tickets`, by path, open the files there for some minutes.
+    """
+
+    manifest: Manifest
+    host: str
+    port: int
+    tickets: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,12 +112,13 @@ class Connection:
             raise
 
     async def stream(self, method: str, request: Message, answer: type[M]) -> AsyncIterator[M]:
-        """One streaming call. It has no deadline: the caller sees progress and decides."""
+        """One streaming call. It must begin in time; then the caller sees progress and decides."""
         stub = self._channel.unary_stream(
             method, request_serializer=_serialize, response_deserializer=answer.FromString
         )
         call = stub(request, metadata=self._metadata())
         try:
+            await self._wait_begun(call)
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
@@ -127,6 +128,12 @@ class Connection:
             raise
         finally:
             call.cancel()
+
+    async def _wait_begun(self, call: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
+        try:
+            await asyncio.wait_for(call.initial_metadata(), self.target.timeout_seconds)
+        except TimeoutError:
+            raise self._unreachable(f"no answer began in {self.target.timeout_seconds:.0f} s") from None
 
     def _metadata(self) -> list[tuple[str, str]]:
         target = self.target
@@ -156,6 +163,8 @@ class Connection:
         text = error.details() or error.code().name
         code = _find_code(error.trailing_metadata())
         kind = BY_CODE.get(code) if code else _BY_STATUS.get(error.code())
+        if code is None and "larger than max" in text:
+            kind = Invalid  # the library's own refusal, of a message and not of files
         if code is None and error.code() is grpc.StatusCode.UNAVAILABLE:
             return self._unreachable(text)
         if code is None and error.code() is grpc.StatusCode.CANCELLED:

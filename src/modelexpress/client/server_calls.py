@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from modelexpress.client.acceptance import StreamChecker
-from modelexpress.client.results import ServerHealth, ServerPulled
+from modelexpress.client.results import Listed, Offered, ServerHealth, ServerPulled
 from modelexpress.client.rpc import Connection
 from modelexpress.domain.errors import Corrupt, Internal, MxError, NotFound, Unsupported
-from modelexpress.domain.held import OnProgress
+from modelexpress.domain.held import OnProgress, ProvenFile
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.progress import Phase, Progress
-from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.wire import api_pb2, health_pb2, model_pb2, transfer_pb2
 from modelexpress.wire import models as model_wire
@@ -23,6 +23,13 @@ _HEALTH = "/model_express.health.HealthService"
 _API = "/model_express.api.ApiService"
 _MODEL = "/model_express.model.ModelService"
 _TRANSFER = "/model_express.transfer.TransferService"
+
+
+OnListed = Callable[[Listed], None]
+
+
+def ignore_listed(listed: Listed) -> None:
+    """For callers that wait for the end."""
 
 
 class ServerCalls:
@@ -51,11 +58,20 @@ class ServerCalls:
             raise Internal(f"the server answered {action!r} without data")
         return answer.data
 
-    async def pull(self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress) -> ServerPulled:
-        """Let the server have the model; its progress goes to `on_progress`."""
+    async def pull(
+        self,
+        ref: ModelRef,
+        selection: Selection | None,
+        on_progress: OnProgress,
+        on_listed: OnListed = ignore_listed,
+    ) -> ServerPulled:
+        """Let the server have the model; its progress goes to `on_progress`.
+
+        `on_listed` hears, where the server says so, that the files can be had while they arrive there.
+        """
         if not self._is_established:
             try:
-                return await self._pull(ref, selection, on_progress)
+                return await self._pull(ref, selection, on_progress, on_listed)
             except Unsupported as error:
                 if not _is_unimplemented(error):
                     raise
@@ -71,13 +87,40 @@ class ServerCalls:
         while True:
             page = await self._connection.call(f"{_TRANSFER}/GetManifest", request, transfer_pb2.ManifestPage)
             if page.commit != commit:
-                raise Corrupt(
-                    f"{ref}: asked the server for commit {commit}, it answered with {page.commit!r}"
-                )
+                raise _other_commit(ref, commit, page.commit)
             entries.extend(transfer_wire.to_entries(page))
             if not page.next:
                 return Manifest(ref, commit, tuple(entries))
             request.after = page.next
+
+    async def find_offered(self, ref: ModelRef, commit: str, selection: Selection) -> Offered | None:
+        """The files of a selection with tickets to the server's data plane; None: it has no such thing."""
+        if self._is_established:
+            return None
+        entries: list[FileEntry] = []
+        tickets: dict[str, str] = {}
+        request = transfer_wire.manifest_request(ref, commit, selection)
+        while True:
+            page = await self._connection.call(f"{_TRANSFER}/GetManifest", request, transfer_pb2.ManifestPage)
+            if page.commit != commit:
+                raise _other_commit(ref, commit, page.commit)
+            if not page.data.port:
+                return None
+            entries.extend(transfer_wire.to_entries(page))
+            tickets.update((file.path, file.ticket) for file in page.files)
+            if not page.next:
+                host = page.data.host or self._connection.target.host
+                return Offered(Manifest(ref, commit, tuple(entries)), host, page.data.port, tickets)
+            request.after = page.next
+
+    async def watch_proofs(
+        self, ref: ModelRef, commit: str, selection: Selection
+    ) -> AsyncIterator[ProvenFile]:
+        """Each file of a selection once the server has proven it."""
+        request = transfer_wire.manifest_request(ref, commit, selection)
+        stream = self._connection.stream(f"{_TRANSFER}/WatchProofs", request, transfer_pb2.FileProof)
+        async for proof in stream:
+            yield ProvenFile(proof.path, proof.size, proof.root)
 
     async def stream_file(self, ref: ModelRef, commit: str, entry: FileEntry) -> AsyncIterator[bytes]:
         """The bytes of one file from its start."""
@@ -98,12 +141,14 @@ class ServerCalls:
         return answer.message
 
     async def _pull(
-        self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress
+        self, ref: ModelRef, selection: Selection | None, on_progress: OnProgress, on_listed: OnListed
     ) -> ServerPulled:
         request = transfer_wire.pull_request(ref, selection)
         async for update in self._connection.stream(f"{_TRANSFER}/Pull", request, transfer_pb2.PullUpdate):
             if update.HasField("progress"):
                 on_progress(transfer_wire.to_progress(update.progress))
+            if update.HasField("listed"):
+                on_listed(_to_listed(update.listed))
             if update.HasField("pulled"):
                 return _server_pulled(update.pulled)
         raise Internal(f"{ref}: the server ended its answer without a result; ask again")
@@ -129,6 +174,15 @@ class ServerCalls:
         listed = await self._connection.call(f"{_MODEL}/ListModelFiles", request, model_pb2.ModelFileList)
         entries = tuple(FileEntry(file.relative_path, file.size) for file in listed.files)
         return Manifest(ref, commit, entries)
+
+
+def _other_commit(ref: ModelRef, asked: str, answered: str) -> Corrupt:
+    return Corrupt(f"{ref}: asked the server for commit {asked}, it answered with {shown(answered)}")
+
+
+def _to_listed(message: transfer_pb2.Listed) -> Listed:
+    selection = transfer_wire.to_selection(message.selection)
+    return Listed(message.commit, selection, message.volume, message.path)
 
 
 def _server_pulled(message: transfer_pb2.Pulled) -> ServerPulled:

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 from modelexpress.client.server_calls import ServerCalls
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Internal
+from modelexpress.domain.errors import Internal, Unsupported
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.providers import OnVersion, ignore_version
 
 
 class ServerProvider:
@@ -29,11 +30,16 @@ class ServerProvider:
         return await self._calls.list_files(ref, commit)
 
     async def read(
-        self, manifest: Manifest, entry: FileEntry, span: ByteSpan, caller: Caller
+        self,
+        manifest: Manifest,
+        entry: FileEntry,
+        span: ByteSpan,
+        caller: Caller,
+        on_version: OnVersion = ignore_version,
     ) -> AsyncIterator[bytes]:
         """The bytes of a whole file; the established stream cannot begin in the middle."""
         if span != ByteSpan(0, entry.size):
-            raise Internal(f"{entry.path}: a server's stream has whole files only")
+            raise Unsupported(f"{entry.path}: a server's stream has whole files only")
         async for piece in self._calls.stream_file(manifest.ref, manifest.commit, entry):
             yield piece
 

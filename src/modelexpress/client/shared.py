@@ -28,11 +28,22 @@ async def find_shared_snapshot(
     return await asyncio.to_thread(_find, root, ref, at_server, entries)
 
 
+async def is_volume_here(root: Path, volume: str, server_path: str) -> bool:
+    """Whether the server's volume can be seen here, under our own `root` or where the server has it."""
+    return bool(volume) and await asyncio.to_thread(_is_volume_here, root, volume, server_path)
+
+
+def _is_volume_here(root: Path, volume: str, server_path: str) -> bool:
+    return any(find_volume_id(candidate) == volume for candidate in _candidates(root, server_path))
+
+
+def _candidates(root: Path, server_path: str) -> list[Path]:
+    parents = Path(server_path).parents if server_path else ()
+    return [root, *([parents[_LEVELS_BELOW_ROOT - 1]] if len(parents) > _LEVELS_BELOW_ROOT else [])]
+
+
 def _find(root: Path, ref: ModelRef, at_server: ServerPulled, entries: Sequence[FileEntry]) -> Path | None:
-    roots = [root]
-    if at_server.path and len(Path(at_server.path).parents) > _LEVELS_BELOW_ROOT:
-        roots.append(Path(at_server.path).parents[_LEVELS_BELOW_ROOT - 1])
-    for candidate in roots:
+    for candidate in _candidates(root, at_server.path):
         if at_server.volume and find_volume_id(candidate) != at_server.volume:
             continue
         snapshot = Layout(candidate).repository(ref).snapshot(at_server.commit)

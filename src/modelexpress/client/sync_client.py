@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from modelexpress.client.async_client import AsyncClient
-from modelexpress.client.results import CacheStats, LocalModel, ServerHealth, ServerPulled
+from modelexpress.client.into_memory import Allocate
+from modelexpress.client.results import CacheStats, LocalModel, ReceivedModel, ServerHealth, ServerPulled
 from modelexpress.domain.errors import Cancelled, Invalid
 from modelexpress.domain.held import HeldSnapshot, OnProgress
 from modelexpress.domain.refs import ModelRef
@@ -90,6 +91,16 @@ class SyncClient:
     ) -> LocalModel:
         """Make the model readable here; see `AsyncClient.pull`. `on_progress` runs on the client's thread."""
         return self._call(self._client.pull(model, selection, strategy, on_progress))
+
+    def pull_into(
+        self,
+        model: ModelRef | str,
+        allocate: Allocate,
+        selection: Selection | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> ReceivedModel:
+        """Receive the model into memory (see `AsyncClient`); `allocate` runs on the client's thread."""
+        return self._call(self._client.pull_into(model, allocate, selection, on_progress))
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:

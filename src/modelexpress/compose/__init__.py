@@ -39,17 +39,24 @@ def open_client(loaded: Loaded, env: Mapping[str, str]) -> AbstractAsyncContextM
     return client
 
 
-def open_control(loaded: Loaded, env: Mapping[str, str]) -> AbstractAsyncContextManager[CacheControl]:
-    """The server's cache when an endpoint is configured, else the local directory; `.where` says which."""
+def open_control(
+    loaded: Loaded, env: Mapping[str, str], has_origins: bool = False
+) -> AbstractAsyncContextManager[CacheControl]:
+    """The server's cache when an endpoint is configured, else the local directory; `.where` says which.
+
+    `has_origins` True: a local directory can be repaired from the origins too.
+    """
     control: AbstractAsyncContextManager[CacheControl]
-    control = _part("modelexpress.compose.clients").open_control(loaded, env)
+    control = _part("modelexpress.compose.clients").open_control(loaded, env, has_origins)
     return control
 
 
-def open_local(loaded: Loaded, env: Mapping[str, str]) -> AbstractAsyncContextManager[CacheControl]:
-    """The local cache directory."""
+def open_local(
+    loaded: Loaded, env: Mapping[str, str], has_origins: bool = False
+) -> AbstractAsyncContextManager[CacheControl]:
+    """The local cache directory; with `has_origins` it can be repaired too."""
     control: AbstractAsyncContextManager[CacheControl]
-    control = _part("modelexpress.compose.clients").open_local(loaded, env)
+    control = _part("modelexpress.compose.clients").open_local(loaded, env, has_origins)
     return control
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelexpress import client as clients
-from modelexpress.cache import CacheOptions, ModelCache, Surroundings, open_cache
+from modelexpress.cache import CacheOptions, MakeSource, ModelCache, Surroundings, open_cache
 from modelexpress.client.auth import TokenFile
 from modelexpress.client.remote_control import RemoteControl
 from modelexpress.client.rpc import Connection, Target
@@ -41,10 +41,12 @@ async def open_client(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[c
 
 
 @asynccontextmanager
-async def open_control(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[CacheControl]:
+async def open_control(
+    loaded: Loaded, env: Mapping[str, str], has_origins: bool = False
+) -> AsyncIterator[CacheControl]:
     """The server's cache when an endpoint is configured, else the local directory."""
     if loaded.origins["connection.endpoint"].is_default:
-        async with open_local(loaded, env) as control:
+        async with open_local(loaded, env, has_origins) as control:
             yield control
     else:
         connection = Connection(_target(loaded, env))
@@ -54,9 +56,12 @@ async def open_control(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def open_local(loaded: Loaded, env: Mapping[str, str]) -> AsyncIterator[CacheControl]:
-    """The local cache directory."""
-    async with _open_with(cache_options(loaded.settings, env, is_owner=False), {}) as cache:
+async def open_local(
+    loaded: Loaded, env: Mapping[str, str], has_origins: bool = False
+) -> AsyncIterator[CacheControl]:
+    """The local cache directory; with `has_origins` it can be repaired too."""
+    providers = make_providers(loaded.settings, env) if has_origins else {}
+    async with _open_with(cache_options(loaded.settings, env, is_owner=False), providers) as cache:
         yield cache
 
 
@@ -75,7 +80,7 @@ def _local_side(loaded: Loaded, env: Mapping[str, str]) -> clients.LocalSide:
         is_shared=settings.cache.shared_storage,
         chunk_bytes=settings.cache.transfer_chunk_size,
         open_origins=lambda: _open_with(options, make_providers(settings, env)),
-        open_with=lambda providers: _open_with(online, providers),
+        open_with=lambda providers, make_source: _open_with(online, providers, make_source),
     )
 
 
@@ -102,9 +107,9 @@ def _token_ttl(env: Mapping[str, str]) -> float:
 
 @asynccontextmanager
 async def _open_with(
-    options: CacheOptions, providers: Mapping[ProviderKind, Provider]
+    options: CacheOptions, providers: Mapping[ProviderKind, Provider], make_source: MakeSource | None = None
 ) -> AsyncIterator[ModelCache]:
-    around = Surroundings(providers, memory_table(), SYSTEM_CLOCK, NO_METER)
+    around = Surroundings(providers, memory_table(), SYSTEM_CLOCK, NO_METER, make_source)
     async with open_cache(options, around) as cache:
         yield cache
 

@@ -44,6 +44,8 @@ def _make_hub(origin: OriginSettings, env: Mapping[str, str]) -> Provider:
         timeout_seconds=float(origin.timeout_seconds),
         retry=RetryPolicy(max_attempts=origin.max_attempts),
         user_agent=f"modelexpress/{__version__}",
+        mirrors=origin.mirrors,
+        max_bytes_per_second=origin.max_bytes_per_second,
     )
     provider: Provider = hub.make_provider(options, env)
     return provider
@@ -86,6 +88,7 @@ def _pull_rules(settings: Settings) -> PullRules:
         weights=default,
         patterns=tuple(_pattern_rule(pattern, default) for pattern in settings.pull.patterns),
         parallel_files=settings.pull.parallel_files,
+        connections=settings.pull.connections,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from modelexpress import __version__
 from modelexpress.cache import Surroundings, open_cache
@@ -17,7 +19,11 @@ from modelexpress.observability.logs import configure
 from modelexpress.observability.metrics import Metrics, MetricsListener
 from modelexpress.providers.tokens import find_hub_token
 from modelexpress.server.app import ServerOptions
+from modelexpress.server.data import DataOptions
 from modelexpress.server.run import run_server
+
+_DESCRIPTORS = 16_384
+_DATA_DRAIN = 5  # seconds; whoever is cut goes on at its chunk elsewhere
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +39,17 @@ def serve(loaded: Loaded, env: Mapping[str, str]) -> int:
             "callers without a token of their own are served with this server's Hub token; "
             "access.server_token: refuse turns them away"
         )
+    _raise_descriptor_limit()
     asyncio.run(_serve(loaded, env))
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Each reader of the data plane holds two descriptors; the usual soft limit is 1024 for old programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(loaded: Loaded, env: Mapping[str, str]) -> None:
@@ -49,4 +64,16 @@ async def _serve(loaded: Loaded, env: Mapping[str, str]) -> None:
 
 def _server_options(settings: Settings) -> ServerOptions:
     server = settings.server
-    return ServerOptions(server.host, server.port, server.drain_seconds, __version__)
+    return ServerOptions(
+        host=server.host,
+        port=server.port,
+        drain_seconds=server.drain_seconds,
+        version=__version__,
+        data=DataOptions(server.host, server.data_port, drain_seconds=min(server.drain_seconds, _DATA_DRAIN)),
+        advertised=_advertised(server.advertise_url),
+    )
+
+
+def _advertised(url: str | None) -> tuple[str, int] | None:
+    parts = urlsplit(url or "")
+    return (parts.hostname, parts.port) if parts.hostname and parts.port else None

@@ -17,13 +17,16 @@ from grpc_reflection.v1alpha import reflection
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Busy
 from modelexpress.domain.meter import Meter
+from modelexpress.domain.tasks import finish
+from modelexpress.domain.tickets import Tickets
+from modelexpress.server.data import DataOptions, DataPlane, Offered
 from modelexpress.server.door import make_handler
 from modelexpress.server.grpc_api import ApiService
 from modelexpress.server.grpc_cache import CacheService
 from modelexpress.server.grpc_health import HealthService
 from modelexpress.server.grpc_models import ModelService
 from modelexpress.server.grpc_standard_health import StandardHealth
-from modelexpress.server.grpc_transfer import TransferService
+from modelexpress.server.grpc_transfer import DataAddress, TransferService
 from modelexpress.server.port import ServedCache
 from modelexpress.server.readiness import Readiness
 from modelexpress.server.streaming import FileStreamer
@@ -52,12 +55,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where to listen (port 0: any free one) and how long running calls may take to finish at the end."""
+    """Where to listen (port 0: any free one) and how long running calls may take to finish at the end.
+
+    `data` None: no data plane. `advertised`: host and port where clients reach it; None: where they
+    reach this server.
+    """
 
     host: str
     port: int
     drain_seconds: float = 30.0
     version: str = ""
+    data: DataOptions | None = None
+    advertised: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,17 @@ class Listening:
 
     host: str
     port: int
+    data_port: int | None
     readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What services share."""
+
+    readiness: Readiness
+    streamer: FileStreamer
+    data: DataAddress | None
 
 
 @asynccontextmanager
@@ -75,12 +94,48 @@ async def open_server(
 ) -> AsyncIterator[Listening]:
     """A server that answers while the body runs; then it drains: no new calls, running ones may finish.
 
-    Raises Busy when the port is taken or the host is not one of this machine.
+    Raises Busy when a port is taken or the host is not one of this machine.
     """
-    server = grpc.aio.server(options=_OPTIONS)
     readiness, streamer = Readiness(cache), FileStreamer(meter)
-    services = _services(cache, readiness, streamer, options.version, clock)
-    services.append((_service(health_pb2, "Health"), StandardHealth(readiness, _names(services))))
+    try:
+        async with _data_plane(cache, options, readiness, meter, clock) as data:
+            services = _services(cache, _Parts(readiness, streamer, data), options.version, clock)
+            async with _grpc_server(cache, options, readiness, meter, services) as port:
+                data_port = None if data is None else data.port
+                yield Listening(options.host, port, data_port, readiness)
+    finally:
+        streamer.close()
+
+
+@asynccontextmanager
+async def _data_plane(
+    cache: ServedCache, options: ServerOptions, readiness: Readiness, meter: Meter, clock: Clock
+) -> AsyncIterator[DataAddress | None]:
+    """The data plane while the body runs, and how others find it; None where there is to be none."""
+    if options.data is None:
+        yield None
+        return
+    offered = Offered(cache.offers, Tickets.with_new_key(), lambda: readiness.problem)
+    data = DataPlane(offered, options.data, meter, clock)
+    await asyncio.to_thread(data.start)
+    assert data.port is not None
+    host, port = options.advertised or ("", data.port)
+    try:
+        yield DataAddress(host, port, offered.tickets)
+    finally:
+        await finish(asyncio.to_thread(data.stop))
+
+
+@asynccontextmanager
+async def _grpc_server(
+    cache: ServedCache,
+    options: ServerOptions,
+    readiness: Readiness,
+    meter: Meter,
+    services: list[tuple[ServiceDescriptor, object]],
+) -> AsyncIterator[int]:
+    """The gRPC server while the body runs, by its port."""
+    server = grpc.aio.server(options=_OPTIONS)
     for descriptor, implementation in services:
         server.add_generic_rpc_handlers((make_handler(descriptor, implementation, meter),))
     reflection.enable_server_reflection([*_names(services), reflection.SERVICE_NAME], server)
@@ -90,15 +145,12 @@ async def open_server(
     try:
         async with readiness.watched():
             try:
-                yield Listening(options.host, port, readiness)
+                yield port
             finally:
                 readiness.drain()
         grace_seconds = options.drain_seconds
     finally:
-        try:
-            await _stop(server, cache, grace_seconds)
-        finally:
-            streamer.close()
+        await _stop(server, cache, grace_seconds)
 
 
 async def _stop(server: grpc.aio.Server, cache: ServedCache, drain_seconds: float) -> None:
@@ -118,15 +170,16 @@ def _names(services: list[tuple[ServiceDescriptor, object]]) -> list[str]:
 
 
 def _services(
-    cache: ServedCache, readiness: Readiness, streamer: FileStreamer, version: str, clock: Clock
+    cache: ServedCache, parts: _Parts, version: str, clock: Clock
 ) -> list[tuple[ServiceDescriptor, object]]:
-    return [
-        (_service(mx_health_pb2, "HealthService"), HealthService(version, readiness, clock)),
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (_service(mx_health_pb2, "HealthService"), HealthService(version, parts.readiness, clock)),
         (_service(api_pb2, "ApiService"), ApiService()),
-        (_service(model_pb2, "ModelService"), ModelService(cache, streamer)),
-        (_service(transfer_pb2, "TransferService"), TransferService(cache)),
+        (_service(model_pb2, "ModelService"), ModelService(cache, parts.streamer)),
+        (_service(transfer_pb2, "TransferService"), TransferService(cache, parts.data, clock)),
         (_service(cache_pb2, "CacheService"), CacheService(cache)),
     ]
+    return [*services, (_service(health_pb2, "Health"), StandardHealth(parts.readiness, _names(services)))]
 
 
 def _service(module: object, name: str) -> ServiceDescriptor:

@@ -26,6 +26,7 @@ class CacheService:
         self, request: cache_pb2.ListHeldRequest, call: Call
     ) -> AsyncIterator[cache_pb2.HeldSnapshot]:
         """Everything in the cache."""
+        await call.send_headers()
         for held in await self._cache.list_held():
             yield from_snapshot(held)
 
@@ -42,9 +43,10 @@ class CacheService:
         self, request: cache_pb2.VerifyRequest, call: Call
     ) -> AsyncIterator[cache_pb2.VerifyUpdate]:
         """Progress, then what was found of each snapshot."""
+        await call.send_headers()
         latest: list[Progress] = []
         ref = to_ref(request.model) if request.HasField("model") else None
-        verifying = asyncio.create_task(self._cache.verify(ref, latest.append))
+        verifying = asyncio.create_task(self._cache.verify(ref, latest.append, request.is_repair))
         try:
             while not verifying.done():
                 await asyncio.wait({verifying}, timeout=_UPDATE_SECONDS)
@@ -61,6 +63,7 @@ class CacheService:
         self, request: cache_pb2.AdoptRequest, call: Call
     ) -> AsyncIterator[cache_pb2.HeldSnapshot]:
         """Take over snapshots that other tools wrote."""
+        await call.send_headers()
         ref = to_ref(request.model) if request.HasField("model") else None
         for held in await self._cache.adopt(ref, request.is_dry_run):
             yield from_snapshot(held)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.held import CacheControl, HeldFiles, Pulled
+from modelexpress.domain.held import CacheControl, HeldFiles, ProvenFile, Pulled
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.store.offers import Offers
 
 
 class RunningPull(Protocol):
@@ -29,8 +30,17 @@ class RunningPull(Protocol):
         ...
 
     @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        ...
+
+    @property
     def is_done(self) -> bool:
         """True when `result` will not wait."""
+        ...
+
+    async def wait_listed(self) -> bool:
+        """Wait until the files can be read while they arrive; False when the pull has ended before."""
         ...
 
     def updates(self, interval_seconds: float) -> AsyncIterator[Progress]:
@@ -46,6 +56,12 @@ class ServedCache(CacheControl, Protocol):
     """A cache that is served."""
 
     root: Path
+    volume: str
+
+    @property
+    def offers(self) -> Offers:
+        """What readers may have now or soon."""
+        ...
 
     async def begin(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> RunningPull:
         """Allow, resolve, and join or start the pull."""
@@ -57,6 +73,18 @@ class ServedCache(CacheControl, Protocol):
 
     async def held_manifest(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> Manifest:
         """The files of a complete selection; None: the whole listing."""
+        ...
+
+    async def offered_manifest(self, ref: ModelRef, selection: Selection, caller: Caller) -> Manifest:
+        """The files of a selection that is complete or on its way, each on offer to readers; pinned `ref`."""
+        ...
+
+    def watch_proofs(self, manifest: Manifest) -> AsyncIterator[ProvenFile]:
+        """Each file of an offered manifest once it is proven."""
+        ...
+
+    def snapshot_path(self, ref: ModelRef, commit: str) -> Path:
+        """The directory where a commit's files stand, or will."""
         ...
 
     async def wait_lost(self) -> None:

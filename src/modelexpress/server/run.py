@@ -50,7 +50,8 @@ async def _serve(
     cache: ServedCache, options: ServerOptions, meter: Meter, clock: Clock, stop: asyncio.Event
 ) -> None:
     async with open_server(cache, options, meter, clock) as listening:
-        _log.info("serving gRPC on %s:%d, cache in %s", listening.host, listening.port, cache.root)
+        host, port, data_port = listening.host, listening.port, listening.data_port
+        _log.info("serving gRPC on %s:%d, data on %s, cache in %s", host, port, data_port, cache.root)
         await stop.wait()
         _log.info("stopping: running calls have %.0f s to finish", options.drain_seconds)
 

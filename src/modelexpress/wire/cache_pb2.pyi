@@ -85,10 +85,12 @@ class RemovalPlan(_message.Message):
     def __init__(self, removals: _Optional[_Iterable[_Union[Removal, _Mapping]]] = ..., leftovers: _Optional[int] = ..., leftover_bytes: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "is_repair")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    IS_REPAIR_FIELD_NUMBER: _ClassVar[int]
     model: _transfer_pb2.Model
-    def __init__(self, model: _Optional[_Union[_transfer_pb2.Model, _Mapping]] = ...) -> None: ...
+    is_repair: bool
+    def __init__(self, model: _Optional[_Union[_transfer_pb2.Model, _Mapping]] = ..., is_repair: bool = ...) -> None: ...
 
 class VerifyUpdate(_message.Message):
     __slots__ = ("progress", "verified")
@@ -99,7 +101,7 @@ class VerifyUpdate(_message.Message):
     def __init__(self, progress: _Optional[_Union[_transfer_pb2.Progress, _Mapping]] = ..., verified: _Optional[_Union[Verified, _Mapping]] = ...) -> None: ...
 
 class Verified(_message.Message):
-    __slots__ = ("provider", "name", "commit", "files", "bytes", "unproven", "damages")
+    __slots__ = ("provider", "name", "commit", "files", "bytes", "unproven", "damages", "flaws", "bytes_fetched")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +109,8 @@ class Verified(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     UNPROVEN_FIELD_NUMBER: _ClassVar[int]
     DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    FLAWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FETCHED_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     commit: str
@@ -114,9 +118,23 @@ class Verified(_message.Message):
     bytes: int
     unproven: int
     damages: _containers.RepeatedCompositeFieldContainer[Damage]
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., unproven: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ...) -> None: ...
+    flaws: _containers.RepeatedCompositeFieldContainer[Flaw]
+    bytes_fetched: int
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., unproven: _Optional[int] = ..., damages: _Optional[_Iterable[_Union[Damage, _Mapping]]] = ..., flaws: _Optional[_Iterable[_Union[Flaw, _Mapping]]] = ..., bytes_fetched: _Optional[int] = ...) -> None: ...
 
 class Damage(_message.Message):
+    __slots__ = ("path", "problem", "is_repaired", "obstacle")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    IS_REPAIRED_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    problem: str
+    is_repaired: bool
+    obstacle: str
+    def __init__(self, path: _Optional[str] = ..., problem: _Optional[str] = ..., is_repaired: bool = ..., obstacle: _Optional[str] = ...) -> None: ...
+
+class Flaw(_message.Message):
     __slots__ = ("path", "problem")
     PATH_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]

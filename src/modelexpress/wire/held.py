@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modelexpress.domain.held import Damage, HeldSnapshot, Removal, RemovalPlan, Verified
+from modelexpress.domain.held import Damage, Flaw, HeldSnapshot, Removal, RemovalPlan, Verified
 from modelexpress.domain.refs import ModelRef
 from modelexpress.wire import cache_pb2
 from modelexpress.wire.transfer import from_ref, to_provider
@@ -97,7 +97,12 @@ def from_verified(verified: Verified) -> cache_pb2.Verified:
         files=verified.files,
         bytes=verified.bytes,
         unproven=verified.unproven,
-        damages=[cache_pb2.Damage(path=d.path, problem=d.problem) for d in verified.damages],
+        damages=[
+            cache_pb2.Damage(path=d.path, problem=d.problem, is_repaired=d.is_repaired, obstacle=d.obstacle)
+            for d in verified.damages
+        ],
+        flaws=[cache_pb2.Flaw(path=flaw.path, problem=flaw.problem) for flaw in verified.flaws],
+        bytes_fetched=verified.bytes_fetched,
     )
 
 
@@ -110,7 +115,9 @@ def to_verified(message: cache_pb2.Verified) -> Verified:
         files=message.files,
         bytes=message.bytes,
         unproven=message.unproven,
-        damages=tuple(Damage(d.path, d.problem) for d in message.damages),
+        damages=tuple(Damage(d.path, d.problem, d.is_repaired, d.obstacle) for d in message.damages),
+        flaws=tuple(Flaw(flaw.path, flaw.problem) for flaw in message.flaws),
+        bytes_fetched=message.bytes_fetched,
     )
 
 
@@ -119,9 +126,9 @@ def remove_request(refs: Sequence[ModelRef], is_dry_run: bool) -> cache_pb2.Remo
     return cache_pb2.RemoveRequest(models=[from_ref(ref) for ref in refs], is_dry_run=is_dry_run)
 
 
-def verify_request(ref: ModelRef | None) -> cache_pb2.VerifyRequest:
-    """Ask for a verification; None: of everything."""
-    return cache_pb2.VerifyRequest(model=None if ref is None else from_ref(ref))
+def verify_request(ref: ModelRef | None, is_repair: bool) -> cache_pb2.VerifyRequest:
+    """Ask for a verification, and a repair; None: of everything."""
+    return cache_pb2.VerifyRequest(model=None if ref is None else from_ref(ref), is_repair=is_repair)
 
 
 def adopt_request(ref: ModelRef | None, is_dry_run: bool) -> cache_pb2.AdoptRequest:

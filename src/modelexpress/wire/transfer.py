@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from modelexpress.domain.errors import Corrupt, Invalid, MxError
 from modelexpress.domain.held import Pulled
@@ -12,6 +12,8 @@ from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.wire import transfer_pb2
+
+IssueTicket = Callable[[FileEntry], str]
 
 
 def to_ref(message: transfer_pb2.Model) -> ModelRef:
@@ -100,19 +102,23 @@ def from_pulled(pulled: Pulled, selection: Selection) -> transfer_pb2.Pulled:
     )
 
 
-def manifest_request(ref: ModelRef, commit: str) -> transfer_pb2.ManifestRequest:
-    """Ask for the whole listing of a commit."""
-    return transfer_pb2.ManifestRequest(model=from_ref(ref.at(commit)))
+def manifest_request(
+    ref: ModelRef, commit: str, selection: Selection | None = None
+) -> transfer_pb2.ManifestRequest:
+    """Ask for the files of a selection; `selection` None: for the whole listing of the commit."""
+    chosen = None if selection is None else from_selection(selection)
+    return transfer_pb2.ManifestRequest(model=from_ref(ref.at(commit)), selection=chosen)
 
 
 def to_page(
-    commit: str, entries: Sequence[FileEntry], after: str, page_size: int
+    commit: str, entries: Sequence[FileEntry], after: str, page_size: int, issue: IssueTicket | None = None
 ) -> transfer_pb2.ManifestPage:
-    """The page of `entries` (in path order) that begins behind the path `after`."""
+    """The page of `entries` (in path order) that begins behind the path `after`; `issue` makes tickets."""
     rest = [entry for entry in entries if entry.path > after]
     page = rest[:page_size]
     following = page[-1].path if len(rest) > page_size else ""
-    return transfer_pb2.ManifestPage(commit=commit, files=map(_from_entry, page), next=following)
+    files = [_from_entry(entry, issue(entry) if issue is not None else "") for entry in page]
+    return transfer_pb2.ManifestPage(commit=commit, files=files, next=following)
 
 
 def to_entries(page: transfer_pb2.ManifestPage) -> list[FileEntry]:
@@ -123,13 +129,14 @@ def to_entries(page: transfer_pb2.ManifestPage) -> list[FileEntry]:
         raise Corrupt(f"the server's manifest cannot be used: {error}") from error
 
 
-def _from_entry(entry: FileEntry) -> transfer_pb2.ManifestFile:
+def _from_entry(entry: FileEntry, ticket: str) -> transfer_pb2.ManifestFile:
     return transfer_pb2.ManifestFile(
         path=entry.path,
         size=entry.size,
         digest="" if entry.digest is None else str(entry.digest),
         blob_id=entry.blob_id or "",
         xet_hash=entry.xet_hash or "",
+        ticket=ticket,
     )
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelexpress/wire/transfer.proto\x12\x16model_express.transfer\"K\n\x05Model\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\x08revision\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_revision\">\n\tSelection\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x0f\n\x07include\x18\x02 \x03(\t\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\"q\n\x0bPullRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.model_express.transfer.Selection\"p\n\nPullUpdate\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .model_express.transfer.Progress\x12.\n\x06pulled\x18\x02 \x01(\x0b\x32\x1e.model_express.transfer.Pulled\"\x85\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x12\n\nfiles_done\x18\x04 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x06 \x01(\x01\"\xc6\x01\n\x06Pulled\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\r\n\x05proof\x18\x04 \x01(\t\x12\x0f\n\x07was_hit\x18\x05 \x01(\x08\x12\x10\n\x08is_stale\x18\x06 \x01(\x08\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\x15\n\rbytes_fetched\x18\x08 \x01(\x04\x12\x34\n\tselection\x18\t \x01(\x0b\x32!.model_express.transfer.Selection\"\x84\x01\n\x0fManifestRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.model_express.transfer.Selection\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"a\n\x0cManifestPage\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x33\n\x05\x66iles\x18\x02 \x03(\x0b\x32$.model_express.transfer.ManifestFile\x12\x0c\n\x04next\x18\x03 \x01(\t\"]\n\x0cManifestFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\t\x12\x10\n\x08xet_hash\x18\x05 \x01(\t2\xc2\x01\n\x0fTransferService\x12Q\n\x04Pull\x12#.model_express.transfer.PullRequest\x1a\".model_express.transfer.PullUpdate0\x01\x12\\\n\x0bGetManifest\x12\'.model_express.transfer.ManifestRequest\x1a$.model_express.transfer.ManifestPageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelexpress/wire/transfer.proto\x12\x16model_express.transfer\"K\n\x05Model\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\x08revision\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_revision\">\n\tSelection\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x0f\n\x07include\x18\x02 \x03(\t\x12\x0f\n\x07\x65xclude\x18\x03 \x03(\t\"q\n\x0bPullRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.model_express.transfer.Selection\"\xa0\x01\n\nPullUpdate\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .model_express.transfer.Progress\x12.\n\x06pulled\x18\x02 \x01(\x0b\x32\x1e.model_express.transfer.Pulled\x12.\n\x06listed\x18\x03 \x01(\x0b\x32\x1e.model_express.transfer.Listed\"l\n\x06Listed\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.model_express.transfer.Selection\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\"\x85\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\nbytes_done\x18\x02 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x03 \x01(\x04\x12\x12\n\nfiles_done\x18\x04 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\x04\x12\x18\n\x10\x62ytes_per_second\x18\x06 \x01(\x01\"\xc6\x01\n\x06Pulled\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\r\n\x05proof\x18\x04 \x01(\t\x12\x0f\n\x07was_hit\x18\x05 \x01(\x08\x12\x10\n\x08is_stale\x18\x06 \x01(\x08\x12\x0f\n\x07missing\x18\x07 \x03(\t\x12\x15\n\rbytes_fetched\x18\x08 \x01(\x04\x12\x34\n\tselection\x18\t \x01(\x0b\x32!.model_express.transfer.Selection\"\x84\x01\n\x0fManifestRequest\x12,\n\x05model\x18\x01 \x01(\x0b\x32\x1d.model_express.transfer.Model\x12\x34\n\tselection\x18\x02 \x01(\x0b\x32!.model_express.transfer.Selection\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\x92\x01\n\x0cManifestPage\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x33\n\x05\x66iles\x18\x02 \x03(\x0b\x32$.model_express.transfer.ManifestFile\x12\x0c\n\x04next\x18\x03 \x01(\t\x12/\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32!.model_express.transfer.DataPlane\"\'\n\tDataPlane\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"5\n\tFileProof\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\t\"m\n\x0cManifestFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x04 \x01(\t\x12\x10\n\x08xet_hash\x18\x05 \x01(\t\x12\x0e\n\x06ticket\x18\x06 \x01(\t2\x9f\x02\n\x0fTransferService\x12Q\n\x04Pull\x12#.model_express.transfer.PullRequest\x1a\".model_express.transfer.PullUpdate0\x01\x12\\\n\x0bGetManifest\x12\'.model_express.transfer.ManifestRequest\x1a$.model_express.transfer.ManifestPage\x12[\n\x0bWatchProofs\x12\'.model_express.transfer.ManifestRequest\x1a!.model_express.transfer.FileProof0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +37,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SELECTION']._serialized_end=199
   _globals['_PULLREQUEST']._serialized_start=201
   _globals['_PULLREQUEST']._serialized_end=314
-  _globals['_PULLUPDATE']._serialized_start=316
-  _globals['_PULLUPDATE']._serialized_end=428
-  _globals['_PROGRESS']._serialized_start=431
-  _globals['_PROGRESS']._serialized_end=564
-  _globals['_PULLED']._serialized_start=567
-  _globals['_PULLED']._serialized_end=765
-  _globals['_MANIFESTREQUEST']._serialized_start=768
-  _globals['_MANIFESTREQUEST']._serialized_end=900
-  _globals['_MANIFESTPAGE']._serialized_start=902
-  _globals['_MANIFESTPAGE']._serialized_end=999
-  _globals['_MANIFESTFILE']._serialized_start=1001
-  _globals['_MANIFESTFILE']._serialized_end=1094
-  _globals['_TRANSFERSERVICE']._serialized_start=1097
-  _globals['_TRANSFERSERVICE']._serialized_end=1291
+  _globals['_PULLUPDATE']._serialized_start=317
+  _globals['_PULLUPDATE']._serialized_end=477
+  _globals['_LISTED']._serialized_start=479
+  _globals['_LISTED']._serialized_end=587
+  _globals['_PROGRESS']._serialized_start=590
+  _globals['_PROGRESS']._serialized_end=723
+  _globals['_PULLED']._serialized_start=726
+  _globals['_PULLED']._serialized_end=924
+  _globals['_MANIFESTREQUEST']._serialized_start=927
+  _globals['_MANIFESTREQUEST']._serialized_end=1059
+  _globals['_MANIFESTPAGE']._serialized_start=1062
+  _globals['_MANIFESTPAGE']._serialized_end=1208
+  _globals['_DATAPLANE']._serialized_start=1210
+  _globals['_DATAPLANE']._serialized_end=1249
+  _globals['_FILEPROOF']._serialized_start=1251
+  _globals['_FILEPROOF']._serialized_end=1304
+  _globals['_MANIFESTFILE']._serialized_start=1306
+  _globals['_MANIFESTFILE']._serialized_end=1415
+  _globals['_TRANSFERSERVICE']._serialized_start=1418
+  _globals['_TRANSFERSERVICE']._serialized_end=1705
 # @@protoc_insertion_point(module_scope)

@@ -34,12 +34,26 @@ class PullRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
 
 class PullUpdate(_message.Message):
-    __slots__ = ("progress", "pulled")
+    __slots__ = ("progress", "pulled", "listed")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     PULLED_FIELD_NUMBER: _ClassVar[int]
+    LISTED_FIELD_NUMBER: _ClassVar[int]
     progress: Progress
     pulled: Pulled
-    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ...) -> None: ...
+    listed: Listed
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., pulled: _Optional[_Union[Pulled, _Mapping]] = ..., listed: _Optional[_Union[Listed, _Mapping]] = ...) -> None: ...
+
+class Listed(_message.Message):
+    __slots__ = ("commit", "selection", "volume", "path")
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    commit: str
+    selection: Selection
+    volume: str
+    path: str
+    def __init__(self, commit: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., volume: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("phase", "bytes_done", "bytes_total", "files_done", "files_total", "bytes_per_second")
@@ -90,25 +104,47 @@ class ManifestRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., after: _Optional[str] = ...) -> None: ...
 
 class ManifestPage(_message.Message):
-    __slots__ = ("commit", "files", "next")
+    __slots__ = ("commit", "files", "next", "data")
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     commit: str
     files: _containers.RepeatedCompositeFieldContainer[ManifestFile]
     next: str
-    def __init__(self, commit: _Optional[str] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+    data: DataPlane
+    def __init__(self, commit: _Optional[str] = ..., files: _Optional[_Iterable[_Union[ManifestFile, _Mapping]]] = ..., next: _Optional[str] = ..., data: _Optional[_Union[DataPlane, _Mapping]] = ...) -> None: ...
+
+class DataPlane(_message.Message):
+    __slots__ = ("host", "port")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
+class FileProof(_message.Message):
+    __slots__ = ("path", "size", "root")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    size: int
+    root: str
+    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., root: _Optional[str] = ...) -> None: ...
 
 class ManifestFile(_message.Message):
-    __slots__ = ("path", "size", "digest", "blob_id", "xet_hash")
+    __slots__ = ("path", "size", "digest", "blob_id", "xet_hash", "ticket")
     PATH_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     BLOB_ID_FIELD_NUMBER: _ClassVar[int]
     XET_HASH_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     path: str
     size: int
     digest: str
     blob_id: str
     xet_hash: str
-    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., blob_id: _Optional[str] = ..., xet_hash: _Optional[str] = ...) -> None: ...
+    ticket: str
+    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., blob_id: _Optional[str] = ..., xet_hash: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One reader of one offered file: opens what there is, waits for what is still to come, never pads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
+from modelexpress.domain.errors import Busy, Corrupt, MxError, NotFound, StorageFailed
+from modelexpress.server.http_status import Refusal
+from modelexpress.server.sending import CutShort
+from modelexpress.store.offers import Offer, Standing
+from modelexpress.store.partial import Partial
+
+
+class Reader:
+    """Belongs to one event loop. `file` is open from `wait_open` on, and closed by who made the reader."""
+
+    file: FileIO
+
+    def __init__(self, offer: Offer, takes_unproven: bool) -> None:
+        self._offer = offer
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._is_told = False
+        self._partial: Partial | None = None
+        self._standing: Standing | None = None
+        self._lost: Partial | None = None
+        self._forgotten = 0
+        self._takes_unproven = takes_unproven
+        # Bytes that may turn out wrong go whole only to who can throw them away.
+        is_whole = takes_unproven or offer.size == 0
+        self._limit = offer.size if is_whole else (count_chunks(offer.size) - 1) * CHUNK_BYTES
+
+    def hear(self) -> None:
+        """The offer has changed; called in any thread.
+
+        It sees every state: a partial file that was replaced is noticed even while a slow send runs.
+        """
+        partial, state = self._partial, self._offer.state
+        if partial is not None and state is not partial and not isinstance(state, Standing):
+            self._lost = partial
+        if not self._is_told:
+            self._is_told = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def wait_open(self, seconds: float) -> None:
+        """Open the file, complete or not; wait while nobody has begun to fetch it. Raises Refusal."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._open():
+                    await self._wait_changed()
+        except TimeoutError:
+            raise Refusal(
+                Busy(
+                    f"the file has not begun to arrive in {seconds:g} s; the server is still busy: ask again"
+                )
+            ) from None
+
+    async def wait_readable(self, position: int) -> int:
+        """The end of the bytes that can be sent from `position` on, at least one. Raises CutShort."""
+        while (end := self._readable_until(position)) <= position:
+            await self._wait_changed()
+        return end
+
+    async def _wait_changed(self) -> None:
+        await self._changed.wait()
+        # Before the caller looks at the offer again: whatever happens from here on wakes it again.
+        self._changed.clear()
+        self._is_told = False
+
+    def _open(self) -> bool:
+        state = self._offer.state
+        if isinstance(state, MxError):
+            raise Refusal(state)
+        if isinstance(state, Standing):
+            self._standing, self.file = state, _open_standing(state, self._offer.size)
+            return True
+        return state is not None and self._open_partial(state)
+
+    def _open_partial(self, partial: Partial) -> bool:
+        self._partial, self._forgotten = partial, partial.forgotten
+        with suppress(OSError):
+            self.file = FileIO(partial.open_reader(), "rb")
+            # An offer leaves a partial file before that is closed, so this one was open a moment ago;
+            # otherwise its number may have been another file's.
+            if self._offer.state is partial:
+                return True
+            self.file.close()
+        self._partial = None
+        return False
+
+    def _readable_until(self, position: int) -> int:
+        if self._standing is None:
+            partial, state = self._partial, self._offer.state
+            if partial is not None and not self._takes_unproven and partial.forgotten != self._forgotten:
+                raise CutShort("a part of the file was wrong, and may have been sent")
+            if partial is not None and state is partial and self._lost is not partial:
+                return min(partial.arrived_until(position), self._limit)
+            if self._lost is partial or not isinstance(state, Standing):
+                raise CutShort("the arriving file was given up or begun anew")
+            if not _is_same_file(self.file, state.path):
+                raise CutShort("the file was proven as another one than the one that was sent")
+            self._standing = state
+        if not _is_unchanged(os.fstat(self.file.fileno()), self._standing, self._offer.size):
+            raise CutShort("the file changed while it was sent")
+        return self._offer.size
+
+
+@contextmanager
+def opened_reader(offer: Offer, takes_unproven: bool) -> Iterator[Reader]:
+    """A reader that hears of the offer's changes while the body runs; nothing stays open after it."""
+    reader = Reader(offer, takes_unproven)
+    with offer.listened(reader.hear):
+        try:
+            yield reader
+        finally:
+            if hasattr(reader, "file"):
+                reader.file.close()
+
+
+def _open_standing(standing: Standing, size: int) -> FileIO:
+    try:
+        # Not to hang on a pipe that somebody put there; it means nothing for a file.
+        descriptor = os.open(standing.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        gone = NotFound("the file is no longer on the server's disk; ask for the manifest again")
+        raise Refusal(gone, status=410) from None
+    except OSError as error:
+        raise Refusal(
+            StorageFailed(f"the file cannot be opened: {error.strerror}; look at the server")
+        ) from error
+    if not _is_unchanged(os.fstat(descriptor), standing, size):
+        os.close(descriptor)
+        changed = Corrupt("the file changed on the server's disk since it was proven; pull the model again")
+        raise Refusal(changed, status=409)
+    return FileIO(descriptor, "rb")
+
+
+def _is_unchanged(found: os.stat_result, standing: Standing, size: int) -> bool:
+    return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (size, standing.mtime_ns)
+
+
+def _is_same_file(file: FileIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data plane: an HTTP server on a thread and an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from types import TracebackType
+
+from aiohttp import web
+
+from modelexpress.domain.clock import Clock
+from modelexpress.domain.errors import Busy
+from modelexpress.domain.meter import Meter
+from modelexpress.domain.tickets import Tickets
+from modelexpress.server.blobs_http import BlobService
+from modelexpress.server.http_door import HttpDoor, health_routes
+from modelexpress.server.http_status import COMMON_HEADERS
+from modelexpress.server.sending import SendfileSender, StallWatch
+from modelexpress.store.offers import Offers
+
+_BACKLOG = 1024
+_MOST_LINE_BYTES = 8190  # of the request line, and of each header
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_CUT_SECONDS = 1.0  # for connections to be closed once their answers have ended
+_FULL = "".join(
+    [
+        "HTTP/1.1 503 Service Unavailable\r\n",
+        *(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items()),
+        "Retry-After: 1\r\nConnection: close\r\nContent-Length: 21\r\nContent-Type: text/plain\r\n\r\n",
+        "too many connections\n",
+    ]
+).encode()
+
+_log = logging.getLogger(__name__)
+# The library writes request lines it could not read into its log, and a ticket may be in them.
+_silent = logging.Logger("silent", logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Where to listen (port 0: any free one), and the limits.
+
+    `wait_seconds`: for a file that nobody fetches yet. `send_timeout_seconds`: for a client that takes
+    nothing; one that takes little may go on for ever. `drain_seconds`: for running answers at the end.
+    """
+
+    host: str
+    port: int
+    most_connections: int = 2000
+    wait_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0
+    send_timeout_seconds: float = 60.0
+    drain_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What is served: the files, who may have them, and whether the server can do its work."""
+
+    offers: Offers
+    tickets: Tickets
+    find_problem: Callable[[], str | None]
+
+
+class DataPlane:
+    """Answers between `start` and `stop`, or while it is entered; `port` is the bound one from then on."""
+
+    def __init__(self, offered: Offered, options: DataOptions, meter: Meter, clock: Clock) -> None:
+        self._options = options
+        self._meter = meter
+        self._stalls = StallWatch(options.send_timeout_seconds)
+        make_sender = functools.partial(SendfileSender, watch=self._stalls)
+        service = BlobService(
+            offered.offers, offered.tickets, meter, clock, options.wait_seconds, make_sender
+        )
+        routes = {"blobs/": service.get_blob, "digests/": service.get_digests}
+        self._door = HttpDoor({**routes, **health_routes(offered.find_problem)}, meter)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self.port: int | None = None
+
+    def __enter__(self) -> DataPlane:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen now. Raises Busy when the port is taken or the host is not one of this machine."""
+        sockets = _listen(self._options)
+        self.port = sockets[0].getsockname()[1]
+        started: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(sockets, started), name="mx-data", daemon=True
+        )
+        self._thread.start()
+        started.result()
+
+    def stop(self) -> None:
+        """Accept nothing new, let running answers go on for `drain_seconds`, then end them. Blocking."""
+        if self._thread is None or self._loop is None:
+            return
+        with suppress(RuntimeError):  # the loop is closed: it ended by itself
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = self._loop = None
+
+    def _run(self, sockets: list[socket.socket], started: Future[None]) -> None:
+        try:
+            # The stock loop, whatever the process has as its policy: uvloop cannot send files.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._serve(sockets, started))
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it
+            if started.done():
+                _log.error("the data plane has ended by a defect", exc_info=error)
+            else:
+                started.set_exception(error)
+
+    async def _serve(self, sockets: list[socket.socket], started: Future[None]) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        connections = _Connections(self._door, self._options, self._meter)
+        servers = [await loop.create_server(connections, sock=s, backlog=_BACKLOG) for s in sockets]
+        watching = asyncio.create_task(self._stalls.run(), name="stalls")
+        started.set_result(None)
+        try:
+            await self._stopping.wait()
+        finally:
+            watching.cancel()
+            for server in servers:
+                server.close()
+            connections.close_idle(self._door.transports)
+            await self._door.finish(self._options.drain_seconds)
+            await connections.close()
+
+
+class _Connections(web.Server):
+    """Makes a protocol for each connection, and knows those that are open."""
+
+    def __init__(self, door: HttpDoor, options: DataOptions, meter: Meter) -> None:
+        super().__init__(
+            door.answer,
+            handler_cancellation=True,  # who waits for bytes is told at once that the client has gone
+            keepalive_timeout=options.keep_alive_seconds,
+            lingering_time=0,  # nobody sends bodies here
+            auto_decompress=False,
+            max_line_size=_MOST_LINE_BYTES,
+            max_field_size=_MOST_LINE_BYTES,
+            access_log=None,
+            logger=_silent,
+        )
+        self._most = options.most_connections
+        self._meter = meter
+        self._open: dict[object, asyncio.Transport] = {}
+        self._empty = asyncio.Event()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self._open) >= self._most:
+            transport.write(_FULL)
+            transport.close()
+            return
+        self._open[handler] = transport
+        self._empty.clear()
+        self._meter.gauge("mx_data_connections", 1)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if self._open.pop(handler, None) is not None:
+            self._meter.gauge("mx_data_connections", -1)
+        if not self._open:
+            self._empty.set()
+
+    def close_idle(self, busy: Collection[asyncio.Transport | None]) -> None:
+        """Close those on which nothing is being answered; the others take no more requests."""
+        self.pre_shutdown()
+        for transport in self._open.values():
+            if transport not in busy:
+                transport.close()
+
+    async def close(self) -> None:
+        """Close them all; those whose client does not take its last bytes too."""
+        await self.shutdown(_CUT_SECONDS)
+        for transport in list(self._open.values()):
+            transport.abort()
+        while self._open:
+            await self._empty.wait()
+
+
+def _listen(options: DataOptions) -> list[socket.socket]:
+    """A socket for each address of the host, all on one port."""
+    with ExitStack() as opened:
+        try:
+            found = _open_all(options.host.strip("[]"), options.port, opened)
+        except OSError as error:
+            raise Busy(
+                f"cannot listen on {options.host}:{options.port} for data: the port is taken by another "
+                "process, or the address is not one of this machine; set server.data_port (--data-port) "
+                "or server.host (--host)"
+            ) from error
+        opened.pop_all()
+    return found
+
+
+def _open_all(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, *_, address in dict.fromkeys(infos):
+        try:
+            found.append(opened.enter_context(_open_socket(family, (str(address[0]), port))))
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            absent = error  # 'localhost' has two addresses also where one of them cannot be used
+        else:
+            port = found[0].getsockname()[1]
+    if absent is not None and not found:
+        raise absent
+    return found
+
+
+def _open_socket(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
+    dual = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=dual)

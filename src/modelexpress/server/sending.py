@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the bytes of a file get into a connection, and how one that takes none is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from asyncio.exceptions import SendfileNotAvailableError
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from typing import Protocol
+
+from aiohttp import web
+
+STEP_BYTES = 4 * 1024 * 1024
+"""The most that one call of `send` is given."""
+
+_COPY_BYTES = 256 * 1024
+_SWEEPS = 5  # within the time limit
+_INFO_BYTES = 128
+_ACKED_AT = 120  # tcpi_bytes_acked in Linux's struct tcp_info
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class CutShort(Exception):
+    """The rest of a body cannot be sent; the connection has to end before its announced length."""
+
+
+class Sender(Protocol):
+    """Sends to one connection, whose headers are out already; one call at a time."""
+
+    async def send(self, file: FileIO, offset: int, count: int) -> None:
+        """Send exactly these bytes of `file`, whose position is not used.
+
+        Raises ConnectionError or TimeoutError when the client has gone or takes nothing, CutShort or
+        OSError when the file does not give them.
+        """
+        ...
+
+
+class StallWatch:
+    """Ends connections whose clients acknowledge no byte for `seconds` while something is being sent.
+
+    Not the kernel's TCP_USER_TIMEOUT: that ends slow readers too, whose window opens by less than what
+    waits to be sent [seen on Linux 6.18 at 10 KB/s]. Belongs to one loop.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._sending: dict[int, _Sending] = {}
+
+    @contextmanager
+    def watching(self, sock: socket.socket) -> Iterator[None]:
+        """Something is being sent while the body runs."""
+        sending = _Sending(sock, asyncio.get_running_loop().time())
+        self._sending[id(sending)] = sending
+        try:
+            yield
+        finally:
+            del self._sending[id(sending)]
+
+    async def run(self) -> None:
+        """Look around until cancelled."""
+        while True:
+            await asyncio.sleep(self._seconds / _SWEEPS)
+            now = asyncio.get_running_loop().time()
+            for sending in self._sending.values():
+                sending.look(now, self._seconds)
+
+
+@dataclass(slots=True)
+class _Sending:
+    socket: socket.socket
+    moved_at: float
+    acked: bytes = b""
+
+    def look(self, now: float, seconds: float) -> None:
+        with suppress(OSError):  # it is closed already
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+            acked = info[_ACKED_AT:_INFO_BYTES]
+            if acked != self.acked or not acked:
+                self.acked, self.moved_at = acked, now
+            elif now - self.moved_at >= seconds:
+                # Whoever waits for the socket gets an error; what is in it is thrown away on closing.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class SendfileSender:
+    """From the page cache to the socket without a copy; plain connections only."""
+
+    def __init__(self, request: web.BaseRequest, response: web.StreamResponse, watch: StallWatch) -> None:
+        self._request = request
+        self._response = response
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, file: FileIO, offset: int, count: int) -> None:
+        """Wait for the socket and not in it, so that a slow reader holds neither thread nor memory."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        with self._watch.watching(transport.get_extra_info("socket")):
+            try:
+                sent = await self._loop.sendfile(transport, file, offset, count, fallback=False)
+            except SendfileNotAvailableError:  # nothing was sent: no sendfile here, or a real error
+                await self._copy(file, offset, count)
+            else:
+                if sent != count:
+                    raise CutShort("the file became shorter while it was sent")
+
+    async def _copy(self, file: FileIO, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            data = os.pread(file.fileno(), min(_COPY_BYTES, end - offset), offset)
+            if not data:
+                raise CutShort("the file became shorter while it was sent")
+            await self._response.write(data)
+            offset += len(data)
