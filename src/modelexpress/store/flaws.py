@@ -15,13 +15,15 @@ from modelexpress.store.safetensors_header import (
 )
 
 _WEIGHTS, _INDEX = ".safetensors", ".safetensors.index.json"
-_MOST_INDEX_BYTES = 64 * 1024 * 1024  # one for a model of a million tensors has more
+# Of JSON that is parsed, at ten times its size in memory; real headers and indexes have a few MiB at most.
+_MOST_PARSED_BYTES = 32 * 1024 * 1024
 
 
 def find_flaw(path: Path, name: str, listed: frozenset[str]) -> str | None:
     """Why the file at `path`, `name` in a repository of the files `listed`, cannot be loaded.
 
-    None: nothing is known against it; formats other than safetensors are not looked into.
+    None: nothing is known against it; other formats than safetensors, and headers and indexes of more
+    than 32 MiB, are not looked into.
     """
     if name.endswith(_INDEX):
         return _find_flaw_of_index(path, name, listed)
@@ -33,13 +35,15 @@ def _find_flaw_of_weights(path: Path) -> str | None:
         size = os.fstat(file.fileno()).st_size
         start = file.read(START_BYTES)
         length = header_length(start)
-        header = file.read(length) if length <= min(size, MOST_HEADER_BYTES) else b""
+        if _MOST_PARSED_BYTES < length <= min(size, MOST_HEADER_BYTES):
+            return None
+        header = file.read(length) if length <= _MOST_PARSED_BYTES else b""
     return find_header_problem(start + header, size)
 
 
 def _find_flaw_of_index(path: Path, name: str, listed: frozenset[str]) -> str | None:
     with path.open("rb") as file:
-        content = file.read(_MOST_INDEX_BYTES + 1)
-    if len(content) > _MOST_INDEX_BYTES:
-        return f"an index of more than {_MOST_INDEX_BYTES} bytes"
+        content = file.read(_MOST_PARSED_BYTES + 1)
+    if len(content) > _MOST_PARSED_BYTES:
+        return None
     return find_missing_shards(content, name, listed)

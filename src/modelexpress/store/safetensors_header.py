@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a safetensors file and its index must look like to be loaded. Pure: bytes in, a problem out.
 
-The bytes may be anybody's: nothing here raises for them, and nothing long is parsed in one piece, so
-that they cost no more memory than a small multiple of their length.
+The bytes may be anybody's: nothing here raises for them. What is parsed is bounded by who reads it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -31,9 +28,6 @@ _DTYPE_BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
-_SPACE = re.compile(r"[ \t\n\r]*")
-_SHORT_OBJECT = re.compile(r"\{[^{}]{0,8192}\}")  # of one tensor: about 100 characters
-_PIECE = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{\[]|[}\]]|[^"{}\[\],]++|,', re.DOTALL)
 
 
 class _Malformed(Exception):
@@ -95,20 +89,27 @@ def find_missing_shards(index: bytes, path: str, listed: frozenset[str]) -> str 
 def _read_tensors(text: str) -> list[_Tensor]:
     if not text.startswith("{"):
         raise _Malformed("its header does not begin with '{'")
-    cursor, tensors, names = _Cursor(text), [], set()
-    for name in cursor.each_key():
-        if name in names:
-            raise _Malformed(f"its header has {shown(name)} twice")
-        names.add(name)
-        if name == _METADATA:
-            cursor.read_texts()
-        else:
-            tensors.append(_tensor(name, cursor.read_short_object()))
-    cursor.end()
-    return tensors
+    header = _parse(text, "its header")
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _Malformed(f"its {_METADATA} is not an object of texts")
+    return [_tensor(name, described) for name, described in header.items()]
 
 
-def _tensor(name: str, described: dict[str, Any]) -> _Tensor:
+def _parse(text: str, what: str) -> dict[str, Any]:
+    """The object that `text` is, in which no key stands twice."""
+    try:
+        found = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise _Malformed(f"{what} is no JSON that a loader takes: {shown(str(error))}") from None
+    if not isinstance(found, dict):
+        raise _Malformed(f"{what} is not an object")
+    return found
+
+
+def _tensor(name: str, described: object) -> _Tensor:
+    if not isinstance(described, dict):
+        raise _Malformed(f"tensor {shown(name)} is not described by an object")
     dtype, shape, offsets = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
         raise _Malformed(f"tensor {shown(name)} lacks a dtype, a shape or two data_offsets")
@@ -139,106 +140,14 @@ def _check_layout(tensors: list[_Tensor], data_bytes: int) -> None:
 
 
 def _read_shards(text: str) -> set[str]:
-    cursor, shards = _Cursor(text), None
-    for key in cursor.each_key():
-        if key == "weight_map":
-            shards = set(cursor.read_texts())
-        else:
-            cursor.skip()
-    cursor.end()
-    if shards is None:
-        raise _Malformed("it has no weight_map")
-    return shards
-
-
-class _Cursor:
-    """Walks through a JSON text, one member of an object after the other."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._decode = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
-
-    def each_key(self) -> Iterator[str]:
-        """The keys of the object that begins here; the value of each is to be read before the next key."""
-        self._expect("{")
-        if self._has("}"):
-            return
-        while True:
-            key = self._read_text()
-            self._expect(":")
-            yield key
-            if self._has("}"):
-                return
-            self._expect(",")
-
-    def read_texts(self) -> Iterator[str]:
-        """The values of an object that has texts alone; to be asked for to its end."""
-        return iter([self._read_text() for _ in self.each_key()])
-
-    def read_short_object(self) -> dict[str, Any]:
-        """An object without objects in it."""
-        self._skip_space()
-        found = _SHORT_OBJECT.match(self._text, self._at)
-        if found is None:
-            raise self._malformed()
-        try:
-            value, end = self._decode(found.group())
-        except (ValueError, RecursionError):
-            raise self._malformed() from None
-        self._at += end
-        return dict(value)
-
-    def skip(self) -> None:
-        """Pass over any value."""
-        depth = 0
-        self._skip_space()
-        while found := _PIECE.match(self._text, self._at):
-            piece = found.group()
-            depth += (piece in ("{", "[")) - (piece in ("}", "]"))
-            if depth < 0 or (depth == 0 and piece == ","):
-                return  # the value ended before it
-            self._at = found.end()
-            if depth == 0 and piece in ("}", "]"):
-                return
-        raise self._malformed()
-
-    def end(self) -> None:
-        """Nothing follows."""
-        self._skip_space()
-        if self._at != len(self._text):
-            raise self._malformed()
-
-    def _read_text(self) -> str:
-        self._skip_space()
-        if not self._text.startswith('"', self._at):
-            raise self._malformed()
-        try:
-            value, self._at = self._decode(self._text, self._at)
-        except ValueError:
-            raise self._malformed() from None
-        return str(value)
-
-    def _expect(self, mark: str) -> None:
-        if not self._has(mark):
-            raise self._malformed()
-
-    def _has(self, mark: str) -> bool:
-        self._skip_space()
-        is_there = self._text.startswith(mark, self._at)
-        self._at += is_there
-        return is_there
-
-    def _skip_space(self) -> None:
-        found = _SPACE.match(self._text, self._at)
-        self._at = found.end() if found else self._at
-
-    def _malformed(self) -> _Malformed:
-        return _Malformed(f"what stands at character {self._at} is not what the format wants there")
+    shards = _parse(text, "it").get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise _Malformed("it has no weight_map from tensors to files")
+    return set(shards.values())
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key stands in it twice")
     return found

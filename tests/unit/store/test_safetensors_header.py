@@ -72,10 +72,10 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "a header longer than any": (struct.pack("<Q", MOST_HEADER_BYTES + 1) + b"{}", "at most"),
     "no JSON": (file_of(b"hello"), "begin with"),
     "a list": (file_of([1]), "begin with"),
-    "cut JSON": (file_of(b'{"a": '), "character"),
-    "something behind it": (file_of(b"{} x"), "character"),
+    "cut JSON": (file_of(b'{"a": '), "no JSON"),
+    "something behind it": (file_of(b"{} x"), "Extra data"),
     "no UTF-8": (file_of(b'{"\xff": 1}'), "UTF-8"),
-    "no object": (file_of({"a": 3}), "character"),
+    "no object": (file_of({"a": 3}), "not described by an object"),
     "no offsets": (file_of({"a": {"dtype": "U8", "shape": [1]}}, 1), "lacks"),
     "three offsets": (file_of({"a": {**tensor(0, 1), "data_offsets": [0, 1, 2]}}, 1), "lacks"),
     "negative": (file_of({"a": {**tensor(0, 1), "data_offsets": [-1, 0]}}, 1), "lacks"),
@@ -91,11 +91,11 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         file_of({"a": {"dtype": "NEW", "shape": [1], "data_offsets": [4, 0]}}, 4),
         "does not begin",
     ),
-    "text for metadata": (file_of({"__metadata__": "x"}), "character"),
-    "a number in metadata": (file_of({"__metadata__": {"a": 1}}), "character"),
+    "text for metadata": (file_of({"__metadata__": "x"}), "not an object of texts"),
+    "a number in metadata": (file_of({"__metadata__": {"a": 1}}), "not an object of texts"),
     "a field twice": (
         file_of(b'{"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}}', 1),
-        "char",
+        "twice",
     ),
 }
 
