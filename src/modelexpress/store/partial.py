@@ -6,14 +6,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
 
-from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, ChunkMap, ChunkSpan, chunk_span
+from modelexpress.domain.arrivals import Arrivals
+from modelexpress.domain.chunks import CHUNK_BYTES, chunk_span
 from modelexpress.domain.errors import Corrupt
 from modelexpress.store.disk import disk_errors
 from modelexpress.store.journal import Journal
@@ -23,22 +23,17 @@ _BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-class Partial:
+class Partial(Arrivals):
     """One file under a name that nobody else uses; a `transfer.Sink`. For several threads at once.
 
     `on_arrival` is called after every chunk, in the thread that brought it.
     """
 
     def __init__(self, path: Path, size: int, journal: Journal, on_arrival: Callable[[int], None]) -> None:
+        super().__init__(size)
         self.path = path
-        self.size = size
         self._journal = journal
         self._on_arrival = on_arrival
-        self.forgotten = 0
-        """How often a chunk turned out to be wrong: who has read some of it may have read that."""
-        self._lock = threading.Lock()
-        self._chunks = ChunkMap(size)
-        self._digests = bytearray(self._chunks.count * DIGEST_BYTES)
         self._etags: dict[str, str] = {}
         self._etags_to_save: list[tuple[str, str]] = []
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -54,40 +49,6 @@ class Partial:
 
     # -- what has arrived
 
-    @property
-    def is_complete(self) -> bool:
-        """True when every chunk has arrived; that they are the right ones is for the proof to say."""
-        with self._lock:
-            return self._chunks.is_complete
-
-    @property
-    def prefix_bytes(self) -> int:
-        """How many bytes from the front have arrived without a gap."""
-        with self._lock:
-            return self._chunks.prefix_bytes
-
-    @property
-    def arrived_bytes(self) -> int:
-        """Bytes of all chunks that have arrived."""
-        with self._lock:
-            return self._chunks.arrived_bytes
-
-    @property
-    def digests(self) -> bytes:
-        """The BLAKE3 of every chunk in order, 32 bytes each; zeros where a chunk has not arrived."""
-        with self._lock:
-            return bytes(self._digests)
-
-    def has_arrived(self, index: int) -> bool:
-        """True when chunk `index` is here."""
-        with self._lock:
-            return self._chunks.has_arrived(index)
-
-    def arrived_until(self, offset: int) -> int:
-        """The end of the bytes that are here without a gap from `offset` on."""
-        with self._lock:
-            return self._chunks.arrived_until(offset)
-
     def read(self, offset: int, length: int) -> bytes:
         """Bytes that have arrived."""
         return os.pread(self._descriptor, length, offset)
@@ -98,16 +59,6 @@ class Partial:
 
     # -- the sink
 
-    def take_missing(self, most: int) -> ChunkSpan | None:
-        """The next chunks to bring (see `transfer.Sink`)."""
-        with self._lock:
-            return self._chunks.take_missing(most)
-
-    def give_back(self, span: ChunkSpan) -> None:
-        """Whatever of a taken span has not arrived is missing again."""
-        with self._lock:
-            self._chunks.give_back(span)
-
     def view(self, index: int) -> memoryview | None:
         """None: bytes are received elsewhere and written by `put`."""
         return None
@@ -116,13 +67,6 @@ class Partial:
         """Chunk `index` has arrived."""
         self._keep(index, data, blake3(data).digest())
         self._on_arrival(len(data))
-
-    def forget(self, index: int) -> None:
-        """Chunk `index` is not what it should be: it is missing again."""
-        with self._lock:
-            self.forgotten += 1
-            self._chunks.forget(index)
-            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = bytes(DIGEST_BYTES)
 
     # -- validators
 
@@ -181,9 +125,7 @@ class Partial:
                 _write_all(self._descriptor, data, index * CHUNK_BYTES)
             self._save_etags()
             self._journal.chunk(index, digest)
-        with self._lock:
-            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
-            self._chunks.arrived(index)
+        self.note(index, digest)
 
     def _save_etags(self) -> None:
         with self._lock:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import mmap
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from modelexpress.domain.chunks import DIGEST_BYTES, ChunkMap, ChunkSpan, chunk_span
+from modelexpress.domain.arrivals import Arrivals
+from modelexpress.domain.chunks import ChunkSpan, chunk_span
 from modelexpress.domain.errors import Invalid
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def allocate(size: int) -> memoryview:
     return memoryview(pages)
 
 
-class MemorySink:
+class MemorySink(Arrivals):
     """One file in a buffer of the caller; a `transfer.Sink`. For several threads at once.
 
     `on_arrival` is called after every chunk, in the thread that brought it. Raises Invalid for a
@@ -41,41 +41,15 @@ class MemorySink:
     def __init__(
         self, size: int, buffer: WriteableBuffer, on_arrival: Callable[[int], None] | None = None
     ) -> None:
-        self.size = size
+        super().__init__(size)
         self._bytes = _writable_bytes(size, buffer)
         self._on_arrival = on_arrival
-        self._lock = threading.Lock()
-        self._chunks = ChunkMap(size)
-        self._digests = bytearray(self._chunks.count * DIGEST_BYTES)
         self._given: dict[int, memoryview] = {}
-
-    @property
-    def is_complete(self) -> bool:
-        """True when every chunk has arrived; that they are the right ones is for the digests to say."""
-        with self._lock:
-            return self._chunks.is_complete
-
-    @property
-    def arrived_bytes(self) -> int:
-        """Bytes of all chunks that have arrived."""
-        with self._lock:
-            return self._chunks.arrived_bytes
-
-    @property
-    def digests(self) -> bytes:
-        """The BLAKE3 of every chunk in order, 32 bytes each; zeros where a chunk has not arrived."""
-        with self._lock:
-            return bytes(self._digests)
-
-    def take_missing(self, most: int) -> ChunkSpan | None:
-        """The next chunks to bring (see `transfer.Sink`)."""
-        with self._lock:
-            return self._chunks.take_missing(most)
 
     def give_back(self, span: ChunkSpan) -> None:
         """Whatever of a taken span has not arrived is missing again."""
+        super().give_back(span)
         with self._lock:
-            self._chunks.give_back(span)
             for index in span:
                 self._given.pop(index, None)
 
@@ -93,18 +67,9 @@ class MemorySink:
             is_there = self._given.pop(index, None) is data
         if not is_there:
             place[:] = data
-        digest = blake3(place).digest()
-        with self._lock:
-            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
-            self._chunks.arrived(index)
+        self.note(index, blake3(place).digest())
         if self._on_arrival is not None:
             self._on_arrival(len(place))
-
-    def forget(self, index: int) -> None:
-        """Chunk `index` is not what it should be: it is missing again."""
-        with self._lock:
-            self._chunks.forget(index)
-            self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = bytes(DIGEST_BYTES)
 
     def _place(self, index: int) -> memoryview:
         span = chunk_span(index, self.size)
