@@ -21,6 +21,7 @@ from modelexpress.transfer import Address, Lanes, Sink
 _PAGE_CHUNKS = 32_768
 _TICKETS = 5  # that may expire or be refused in a row, for one file
 _HTTP_SECONDS = 30.0
+_LISTS = 5  # readings of a digest list, until one is what the server has proven
 
 
 class Roots:
@@ -112,10 +113,22 @@ class PeerSource:
             return []
         if entry.size <= CHUNK_BYTES:
             return list(range(count_chunks(entry.size)))
-        listed = DigestList(entry.size, await self._read_list(entry))
-        if listed.root != root:
-            raise Corrupt(f"the server's digest list of {shown(entry.path)} is not the one it has proven")
-        return listed.find_differing(digests)
+        return (await self._get_list(entry, root)).find_differing(digests)
+
+    async def _get_list(self, entry: FileEntry, root: str) -> DigestList:
+        """The list with this root; damage on the way costs another reading of the list, and no chunk."""
+        for attempt in range(1, _LISTS + 1):
+            ticket = self._ticket(entry)
+            try:
+                listed = DigestList(entry.size, await self._read_list(entry))
+                if listed.root == root:
+                    return listed
+            except (Forbidden, NotFound):
+                await self._ask_again(ticket, entry)
+            except (Corrupt, Unreachable):
+                if attempt == _LISTS:
+                    raise
+        raise Corrupt(f"the server's digest list of {shown(entry.path)} is not the one it has proven")
 
     def _ticket(self, entry: FileEntry) -> str:
         try:
@@ -152,6 +165,10 @@ class PeerSource:
             ) from error
         finally:
             connection.close()
+        if answer.status == http.HTTPStatus.FORBIDDEN:
+            raise Forbidden(f"the data plane at {self._where} does not accept the ticket of a digest list")
+        if answer.status == http.HTTPStatus.GONE:
+            raise NotFound(f"the data plane at {self._where} no longer has this digest list")
         if answer.status != http.HTTPStatus.OK:
             raise Unreachable(f"the data plane at {self._where} answers {answer.status} to a digest list")
         return content

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_TAG = re.compile(r"\.([0-9a-f]{12})-([0-9]+)-([0-9]+)\.")
 _HINTS = {
     errno.EROFS: "the file system is read-only; choose another cache directory or remount it",
     errno.EACCES: "no permission; give this user the directory or choose another",
@@ -71,9 +74,39 @@ def translate(error: OSError, what: str) -> MxError:
     return StorageFailed(f"{what}: {error.strerror or error}{where}: {hint}")
 
 
+def _process_tag() -> str:
+    """This process in a file name: others on this machine can tell whether it is still alive."""
+    return f"{_place()}-{os.getpid()}-{start_time(os.getpid())}"
+
+
+def is_writer_dead(name: str) -> bool:
+    """True when a file's name tells that the process which made it was here, and is gone for good."""
+    found = _TAG.search(name)
+    return found is not None and found[1] == _place() and start_time(int(found[2])) != found[3]
+
+
+def _place() -> str:
+    """Within it process ids mean the same: a boot of a machine, and a namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return hashlib.sha256(f"{boot}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:12]
+    except OSError:
+        return secrets.token_hex(6)
+
+
+def start_time(pid: int) -> str | None:
+    """The kernel's start time of a process, which tells a reused pid from the old one; None: not alive."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):  # the number comes from a file that anybody may have written
+        return None
+    fields = line.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
 def unique_name(owner: str, suffix: str = "") -> str:
     """A file name that nobody else uses, beginning with the id of the session that writes it."""
-    return f"{owner}.{secrets.token_hex(8)}{suffix}"
+    return f"{owner}.{_process_tag()}.{secrets.token_hex(8)}{suffix}"
 
 
 def make_directory(path: Path) -> None:

@@ -35,11 +35,15 @@ class Header:
 
 @dataclass(slots=True)
 class Journalled:
-    """What a journal says. `digests` by chunk number; `etags` by host."""
+    """What a journal says. `digests` by chunk number; `etags` by host.
+
+    `is_left`: its writer has let go of the file, and whoever comes next may go on with it.
+    """
 
     header: Header
     digests: dict[int, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
+    is_left: bool = False
 
 
 class Journal:
@@ -63,6 +67,10 @@ class Journal:
         """The origin at `host` names the file's version so."""
         self._append({"host": host, "etag": etag})
 
+    def leave(self) -> None:
+        """The file is nobody's any more, though this process lives on."""
+        self._append({"left": True})
+
     def close(self) -> None:
         """Let go of the file; it stays."""
         os.close(self._descriptor)
@@ -85,6 +93,8 @@ def read_journal(path: Path) -> Journalled | None:
             row = json.loads(line)
             if found is None:
                 found = Journalled(_header_of(row))
+            elif "left" in row:
+                found.is_left = bool(row["left"])
             elif "c" in row:
                 _take_chunk(found, row)
             else:

@@ -87,6 +87,11 @@ class Partial(Arrivals):
         os.fsync(self._descriptor)
         return os.fstat(self._descriptor).st_mtime_ns
 
+    def leave(self) -> None:
+        """Say that whoever comes next may go on with the file."""
+        with suppress(OSError):  # a full disk: it is resumed when this process is gone
+            self._journal.leave()
+
     def close(self) -> None:
         """Let go of the file and its journal, which stay."""
         os.close(self._descriptor)

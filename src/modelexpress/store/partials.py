@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelexpress.domain.manifest import FileEntry
@@ -57,8 +57,8 @@ class Partials:
         name = unique_name(f"{self._owner}.{_key(repository, entry)}")
         path = self._layout.partials / (name + PART)
         before = self._find_best(repository, entry) if is_resumed else None
-        if before is not None and before.is_ours:
-            _share(before.part, path)
+        if before is not None and before.is_ours and not _share(before.part, path):
+            before = replace(before, is_ours=False)  # somebody else goes on with it too: copy what is there
         header = Header(repository.name, entry.path, entry.size, _vouched(entry), self._process)
         partial = self._begin(path, header, on_arrival)
         if before is not None:
@@ -83,6 +83,7 @@ class Partials:
 
     def release(self, partial: Partial, is_kept: bool) -> None:
         """`partial` is used no more: it stays to be resumed if `is_kept`, else it is deleted."""
+        partial.leave()
         partial.close()
         self._in_use.discard(partial.path)
         if not is_kept or not partial.path.exists():  # a file that became a blob leaves its journal
@@ -126,7 +127,7 @@ class Partials:
                 continue
             is_own = journal.name.startswith(f"{self._owner}.")
             writer = said.header.process
-            is_dead = writer is not None and writer.is_surely_dead(self._process)
+            is_dead = said.is_left or (writer is not None and writer.is_surely_dead(self._process))
             if writer is not None and not (is_own or is_dead) and writer.is_beside(self._process):
                 continue  # alive beside us, with a directory or a registry of its own: not to be disturbed
             yield _Leftover(part, journal, said, is_ours=is_own or is_dead)
@@ -144,14 +145,22 @@ class Partials:
         _log.info("%s: %s goes on with %d bytes", header.repository, shown(header.path), taken)
 
 
-def _share(part: Path, path: Path) -> None:
-    """Give the file a second name: until all of it is journalled again, the first one still finds it."""
+def _share(part: Path, path: Path) -> bool:
+    """Give the file a second name: until all of it is journalled again, the first one still finds it.
+
+    False: another process has done the same, and two must never write into one file.
+    """
     try:
         path.hardlink_to(part)
     except FileNotFoundError:
-        return
+        return True
     except OSError:
         part.rename(path)  # a file system without hard links
+        return True
+    if path.stat().st_nlink > 2:
+        path.unlink()
+        return False
+    return True
 
 
 def _remove(leftover: _Leftover) -> int:

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from modelexpress.domain.errors import Busy, Invalid, StorageFailed
-from modelexpress.store.disk import disk_errors, make_directory, unique_name, write_durably
+from modelexpress.store.disk import (
+    disk_errors,
+    is_writer_dead,
+    make_directory,
+    start_time,
+    unique_name,
+    write_durably,
+)
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
@@ -84,7 +91,7 @@ class Process:
     def current(cls) -> Process:
         """This process."""
         pid = os.getpid()
-        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, _start_time(pid) or "")
+        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, start_time(pid) or "")
 
     def is_beside(self, observer: Process) -> bool:
         """True when `observer` can look into it: same boot and pid namespace."""
@@ -92,7 +99,7 @@ class Process:
 
     def is_surely_dead(self, observer: Process) -> bool:
         """True only when `observer` can know: it is beside it, and that process is gone."""
-        return self.is_beside(observer) and _start_time(self.pid) != self.started
+        return self.is_beside(observer) and start_time(self.pid) != self.started
 
 
 class Ownership:
@@ -198,14 +205,16 @@ def leftovers(
         with suppress(FileNotFoundError):  # another process has swept it
             status = entry.stat(follow_symlinks=False)
             is_over = is_trash or now - status.st_mtime > _ABANDONED_SECONDS
-            if is_over or (owner in dead_owners and not _is_resumable(Path(entry.path))):
+            is_dead = owner in dead_owners or is_writer_dead(entry.name)
+            if is_over or (is_dead and not _is_resumable(Path(entry.path))):
                 found.append((Path(entry.path), _tree_bytes(Path(entry.path))))
     return found
 
 
 def _is_resumable(path: Path) -> bool:
-    pair = {PART, JOURNAL}
-    return path.suffix in pair and all(path.with_suffix(suffix).is_file() for suffix in pair)
+    part, journal = path.with_suffix(PART), path.with_suffix(JOURNAL)
+    # Of a file with an empty journal nothing is known; its writer died before the first line.
+    return path in (part, journal) and part.is_file() and journal.is_file() and journal.stat().st_size > 0
 
 
 def remove_tree(path: Path) -> None:
@@ -258,13 +267,3 @@ def _pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-
-
-def _start_time(pid: int) -> str | None:
-    """The kernel's start time of a process, which tells a reused pid from the old one; None: not alive."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):  # the number comes from a file that anybody may have written
-        return None
-    fields = line.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else fields[19]

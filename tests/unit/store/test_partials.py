@@ -79,7 +79,7 @@ def leave(layout: Layout, repository: Repository) -> Leave:
         partial = folder.open(repository, entry, lambda count: None)
         for index in chunks:
             partial.put(index, chunk_of(content, index))
-        folder.release(partial, is_kept=True)
+        partial.close()  # and nothing is said in the journal: it was torn away
         for path in folder._layout.partials.iterdir():
             path.rename(layout.partials / path.name)
 
