@@ -48,8 +48,8 @@ format: $(SETUP) ## format, and mend what ruff can mend
 prove: $(SETUP) ## the proofs by number, PROOF_COUNT rounds each (default 200)
 	PROOF_COUNT=$(PROOF_COUNT) $(PYTEST) $(PARALLEL) -m prove --timeout 0 -o faulthandler_timeout=0 --durations 20
 
-bench: $(SETUP) ## measure pulls against huggingface_hub; writes bench/results.json
-	$(BIN)/python -m bench.pull $(ARGS)
+bench: $(SETUP) ## measure against the raw limit and others (ARGS=--quick); writes bench/results.json
+	$(BIN)/python -m bench.suite $(ARGS)
 
 serve: $(SETUP) ## run the server with ARGS
 	$(BIN)/modelexpress serve $(ARGS)

@@ -22,9 +22,10 @@ _SHARD_MEGABYTES = 32
 
 @dataclass(frozen=True)
 class LocalHub:
-    """A running Hub: its address."""
+    """A running Hub: its address and its process."""
 
     endpoint: str
+    process: int
 
     def sent_bytes(self) -> int:
         """How many bytes of files it has sent so far."""
@@ -34,8 +35,12 @@ class LocalHub:
 
 
 @contextmanager
-def local_hub(folder: Path, models: Mapping[str, Path]) -> Iterator[LocalHub]:
-    """A Hub in a process of its own that publishes the directories `models` by name; logs into `folder`."""
+def local_hub(folder: Path, models: Mapping[str, Path], total_rate: int = 0) -> Iterator[LocalHub]:
+    """A Hub in a process of its own that publishes the directories `models` by name; logs into `folder`.
+
+    `total_rate` bounds the bytes a second of all files together; 0: nothing does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     published, log, port = folder / "published", folder / "hub.log", free_port()
     for name, source in models.items():
         target = published / name
@@ -43,11 +48,11 @@ def local_hub(folder: Path, models: Mapping[str, Path]) -> Iterator[LocalHub]:
         target.symlink_to(source.resolve(), target_is_directory=True)
     command = [
         *(sys.executable, "-m", "modelexpress.testing.hub"),
-        *("--directory", str(published), "--port", str(port)),
+        *("--directory", str(published), "--port", str(port), "--total-rate", str(total_rate)),
     ]
     with running(command, log, clean_environment()) as process:
         wait_until_open(port, process, log)
-        yield LocalHub(f"http://127.0.0.1:{port}")
+        yield LocalHub(f"http://127.0.0.1:{port}", process.pid)
 
 
 def find_packaged_model() -> Path | None:

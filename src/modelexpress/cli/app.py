@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelexpress.cli import api, cache, completion, config, health, models, pull, serve
+from modelexpress.cli import api, bench, cache, completion, config, health, models, pull, serve
 from modelexpress.cli.environment import Environment, of, show_version
 from modelexpress.cli.exits import EXITS, FAILED, INTERRUPTED, OK, TERMINATED, USAGE
 from modelexpress.cli.hoisting import find_given, hoist, share_flags
@@ -103,6 +103,7 @@ def build(program: str) -> Any:
     app.command("serve")(serve.serve)
     app.add_typer(models.make_app(), name="model")
     app.command()(health.health)
+    app.command()(bench.bench)
     app.add_typer(api.make_app(), name="api")
     app.add_typer(config.make_app(), name="config")
     app.command()(completion.completion)
