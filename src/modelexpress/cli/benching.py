@@ -38,6 +38,8 @@ _HUB_LIBRARY = "huggingface_hub"
 _DOWNLOAD = f"""
 import json, sys, time
 from {_HUB_LIBRARY} import snapshot_download
+from {_HUB_LIBRARY}.utils import disable_progress_bars
+disable_progress_bars()
 wanted = json.load(sys.stdin)
 started = time.perf_counter()
 snapshot_download(**wanted)
@@ -170,7 +172,7 @@ class _Bench:
             "endpoint": self._origin,
             "cache_dir": str(target),
         }
-        return await _run(_DOWNLOAD, wanted, {**self._environment.env, "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+        return await _run(_DOWNLOAD, wanted, dict(self._environment.env))
 
 
 async def download_plainly(urls: Mapping[str, str], target: Path) -> float | str:
