@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from tests.support.house import House, tree
-from tests.support.proxy import closed_port
 from tests.support.shell import Shell
 
 from modelexpress.cli.benching import download_plainly
@@ -58,8 +57,8 @@ async def test_a_model_that_the_server_has_is_not_pulled_or_deleted_there_for_th
     assert tree(house.root / "models--demo--tiny") == held
 
 
-async def test_a_download_that_fails_is_a_note_and_costs_no_other_figure(shell: Shell) -> None:
-    nowhere = f"http://127.0.0.1:{closed_port()}"
+async def test_a_download_that_fails_is_a_note_and_costs_no_other_figure(hub: LocalHub, shell: Shell) -> None:
+    nowhere = f"{hub.endpoint}/elsewhere"
     said = await shell.run("bench", NAME, "--against", nowhere, "--rounds", "1", "-f", "json")
 
     assert said.status == 0

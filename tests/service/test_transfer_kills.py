@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import snapshot_download
+from tests.support.arrivals import wait_until
 from tests.support.caches import unfinished
 from tests.support.data_relay import Carried, DataRelay, relaying
 from tests.support.proxy import closed_port
@@ -172,29 +173,36 @@ class Scene:
         names = ["server", "client"] if victims == "both" else [victims]
         order.shuffle(names)
         for name in names:
-            self.kill(name)
+            await self.kill(name)
+        return (await self.wait_client()).get("code")
+
+    async def wait_client(self) -> dict[str, str]:
+        """What the client said at its end, when nothing more is sent to it."""
         assert self.client is not None
         said = await self.client.wait()
+        await wait_until(lambda: self.relay.is_quiet)
         self.at_client.died()
-        return said.get("code")
+        return said
 
-    def kill(self, name: str) -> None:
+    async def kill(self, name: str) -> None:
         if name == "client" and self.client is not None:
             self.client.kill()
         if name == "server" and self.server is not None:
             self.relay.target_port = 0
             self.server.process.kill()
             self.server.process.wait()
+            runner = self.hub._runner
+            assert runner is not None
+            await wait_until(lambda: runner.server is None or not runner.server.connections)
             self.at_server.died()
             self.server = None
 
     async def finish(self) -> None:
         """Let the client end, and stop the server."""
-        assert self.server is not None and self.client is not None
-        said = await self.client.wait()
+        said = await self.wait_client()
         assert "path" in said, said
-        self.at_client.died()
         self.at_server.died()
+        assert self.server is not None
         assert await self.server.stop() == 0, self.server.said
         assert "Traceback" not in self.server.said
         self.server = None
@@ -297,7 +305,7 @@ async def test_a_client_killed_before_any_step_on_its_disk_goes_on_from_there(
         scene = Scene(hub, relay, place, is_without_locks=False)
         try:
             await scene.live()  # the server has it all from here on
-            assert scene.client is not None and "path" in await scene.client.wait()
+            assert "path" in await scene.wait_client()
             for seed in range(proof_count(3)):
                 await die_at_steps(scene, seed, tmp_path / f"mine-{seed}", expected)
         finally:
@@ -313,13 +321,10 @@ async def die_at_steps(scene: Scene, seed: int, root: Path, expected: dict[str, 
     try:
         for step in steps:
             await scene.live(Strike(step, signal.SIGKILL))
-            assert scene.client is not None
-            await scene.client.wait()
-            scene.at_client.died()
+            await scene.wait_client()
             assert model_tree(root, NAME).items() <= expected.items()
         await scene.live()
-        assert "path" in await scene.client.wait()
-        scene.at_client.died()
+        assert "path" in await scene.wait_client()
         assert model_tree(root, NAME) == expected
         assert not unfinished(root)
         scene.at_client.check(LANES * (CHUNK_BYTES + BUFFERS))

@@ -120,6 +120,11 @@ class DataRelay:
         """File bytes that went to clients, from the answer number `since` on."""
         return sum(one.sent for one in self.carried[since:] if one.what == "blobs")
 
+    @property
+    def is_quiet(self) -> bool:
+        """True when no connection is open, so that nothing more is sent."""
+        return not self._tasks
+
     def clear(self) -> None:
         """Forget all damages and counts."""
         self.damages.clear()

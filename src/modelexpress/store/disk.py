@@ -139,6 +139,7 @@ class Staged:
     def __init__(self, staging: Path, owner: str, target: Path, content: bytes) -> None:
         self._temporary = staging / unique_name(owner)
         self._target = target
+        self._is_there = True
         descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -153,11 +154,13 @@ class Staged:
         """Let it stand at its place, durably; after a crash there is the old file or the new one."""
         make_directory(self._target.parent)
         put_in_place(self._temporary, self._target)
+        self._is_there = False
         sync_directory(self._target.parent)
 
     def drop(self) -> None:
         """Take it away, if it was not put."""
-        self._temporary.unlink(missing_ok=True)
+        if self._is_there:
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_durably(staging: Path, owner: str, target: Path, content: bytes) -> None:
