@@ -107,11 +107,12 @@ class Pull:
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         wanted = sum(entry.size for entry in absent) - await self._resumable_bytes(absent)
         async with self._parts.space.promise(str(self._request.ref), wanted) as spend:
-            await self._save_ownership(manifest, findings)
             self._begin_counting(chosen)
             here = {f.entry.path for f in findings if f.presence is Presence.PROVEN}
             with self._parts.offers.pulled(self._repository.name, manifest.commit, chosen, here) as offers:
+                # Readers make their way here while the disk takes what is saved next.
                 self._state.list(manifest, manifest.only(entry.path for entry in chosen))
+                await self._save_ownership(manifest, findings)
                 await self._fetch(manifest, findings, Watching(offers, spend))
                 return await self._publish(manifest, chosen)
 
