@@ -7,6 +7,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 
@@ -25,6 +26,9 @@ _KEPT = "OUTER_"
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before any test module (and with it huggingface_hub) is imported."""
     _hide_personal_environment()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Begun in the background by a shell: what is started by the tests would be deaf to Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     settings.register_profile("sample", max_examples=40, deadline=None, derandomize=True)
     count = os.environ.get("PROOF_COUNT")
     settings.register_profile("prove", max_examples=int(count or 1), deadline=None, print_blob=True)

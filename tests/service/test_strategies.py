@@ -138,7 +138,7 @@ class TestWithoutServer:
             with pytest.raises(Unreachable, match=f"http://127.0.0.1:{port}"):
                 await client.pull(NAME, strategy=SERVER)
 
-        assert hub.log.requests == [] and not list((tmp_path / "mine").glob("models--*"))
+        assert hub.log.requests == [] and not list((tmp_path / "mine").glob("models--*/snapshots"))
 
     async def test_a_server_that_never_answers_is_given_up_after_the_timeout(
         self, hub: LocalHub, tmp_path: Path

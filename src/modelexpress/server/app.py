@@ -101,7 +101,7 @@ async def open_server(
         async with _data_plane(cache, options, readiness, meter, clock) as data:
             services = _services(cache, _Parts(readiness, streamer, data), options.version, clock)
             async with _grpc_server(cache, options, readiness, meter, services) as port:
-                data_port = None if data is None else data.port
+                data_port = None if data is None else data.bound_port
                 yield Listening(options.host, port, data_port, readiness)
     finally:
         streamer.close()
@@ -117,11 +117,11 @@ async def _data_plane(
         return
     offered = Offered(cache.offers, Tickets.with_new_key(), lambda: readiness.problem)
     data = DataPlane(offered, options.data, meter, clock)
-    await asyncio.to_thread(data.start)
-    assert data.port is not None
-    host, port = options.advertised or ("", data.port)
     try:
-        yield DataAddress(host, port, offered.tickets)
+        await finish(asyncio.to_thread(data.start))
+        assert data.port is not None
+        host, port = options.advertised or ("", data.port)
+        yield DataAddress(host, port, data.port, offered.tickets)
     finally:
         await finish(asyncio.to_thread(data.stop))
 

@@ -33,10 +33,14 @@ _PAGE_FILES = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataAddress:
-    """Where our data plane is reached; `host` empty: where this service is. `tickets` open it."""
+    """Where our data plane is reached; `host` empty: where this service is. `tickets` open it.
+
+    `bound_port` is the one on this machine.
+    """
 
     host: str
     port: int
+    bound_port: int
     tickets: Tickets
 
 
