@@ -80,6 +80,8 @@ def check_head(head: Head, span: ByteSpan, size: int, where: str) -> None:
 
 
 def _refusal(head: Head, where: str) -> Exception:
+    if head.status == 404 and head.headers.get("mx-error-code") == NotFound.code:
+        return NotFound(f"the server at {where} was to get this file, and its origin does not have it")
     refused = _final_refusal(head.status, f"the data plane at {where}")
     if refused is not None:
         return refused

@@ -27,7 +27,9 @@ from modelexpress.domain.errors import (
     StorageFailed,
     Unreachable,
 )
+from modelexpress.domain.spans import ByteSpan
 from modelexpress.transfer.addresses import Address
+from modelexpress.transfer.answers import Head, check_head
 from modelexpress.transfer.lanes import PATIENCE, Lanes, Patience
 
 HALF = CHUNK_BYTES // 2
@@ -189,6 +191,12 @@ async def test_a_whole_file_may_be_answered_with_200_and_a_part_may_not(
         await lanes.bring("/one", small)
         assert small.memory == content[:100]
         assert isinstance(await failure_of(lanes, LoggedSink(len(content))), Corrupt)
+
+
+def test_a_file_that_its_origin_lacks_is_told_from_an_address_that_is_none() -> None:
+    for headers, kind in (({"mx-error-code": "NotFound"}, NotFound), ({}, Unreachable)):
+        with pytest.raises(kind):
+            check_head(Head(404, headers), ByteSpan(0, 5), 5, "host:1")
 
 
 @pytest.mark.parametrize("length", [1, 100_000])
