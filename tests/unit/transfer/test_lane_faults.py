@@ -29,7 +29,7 @@ from modelexpress.domain.errors import (
 )
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.transfer.addresses import Address
-from modelexpress.transfer.answers import Head, check_head
+from modelexpress.transfer.answers import Broken, Head, check_head
 from modelexpress.transfer.lanes import PATIENCE, Lanes, Patience
 
 HALF = CHUNK_BYTES // 2
@@ -194,7 +194,7 @@ async def test_a_whole_file_may_be_answered_with_200_and_a_part_may_not(
 
 
 def test_a_file_that_its_origin_lacks_is_told_from_an_address_that_is_none() -> None:
-    for headers, kind in (({"mx-error-code": "NotFound"}, NotFound), ({}, Unreachable)):
+    for headers, kind in (({"mx-error-code": "NotFound"}, NotFound), ({}, Broken)):
         with pytest.raises(kind):
             check_head(Head(404, headers), ByteSpan(0, 5), 5, "host:1")
 
