@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from modelexpress.domain.errors import MxError, NoRoom, StorageFailed
+from modelexpress.domain.errors import Cancelled, MxError, NoRoom, StorageFailed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,9 +40,16 @@ class DiskPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="mx-disk")
 
     async def run(self, what: str, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one short blocking `job`; an OSError becomes NoRoom or StorageFailed naming `what`."""
+        """Run one short blocking `job`; an OSError becomes NoRoom or StorageFailed naming `what`.
+
+        Raises Cancelled when the pool is closed.
+        """
         call = functools.partial(_guarded, what, job, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except RuntimeError as error:
+            raise Cancelled(f"{what}: this process is stopping; ask again when it is back") from error
+        return await running
 
     def close(self) -> None:
         """Let running jobs end and the threads go."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from blake3 import blake3
 
 from modelexpress.domain.chunks import CHUNK_BYTES, chunk_span, count_chunks
+from modelexpress.domain.errors import Cancelled
 from modelexpress.domain.manifest import DigestKind, FileEntry
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, finish_or_undo
@@ -150,7 +151,10 @@ async def opened(pool: DiskPool, path: Path) -> AsyncIterator[int | str]:
 
     async def close(descriptor: int | str) -> None:
         if isinstance(descriptor, int):
-            await pool.run(what, os.close, descriptor)
+            try:
+                await pool.run(what, os.close, descriptor)
+            except Cancelled:  # whoever is torn away last at a stop finds the pool closed
+                os.close(descriptor)
 
     descriptor = await finish_or_undo(pool.run(what, _open, path), close)
     try:

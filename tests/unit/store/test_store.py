@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from modelexpress.domain.errors import Corrupt, NoRoom, NotFound, StorageFailed, Unsupported
+from modelexpress.domain.errors import Cancelled, Corrupt, NoRoom, NotFound, StorageFailed, Unsupported
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
@@ -23,7 +23,7 @@ from modelexpress.store.blobs import Blobs, Obtained
 from modelexpress.store.disk import DiskPool, disk_errors
 from modelexpress.store.layout import Layout
 from modelexpress.store.partial import Partial
-from modelexpress.store.proof import find_damage
+from modelexpress.store.proof import find_damage, opened
 from modelexpress.store.publish import Publication, Publisher
 from modelexpress.store.records import CompleteSelection, Owned, Records, SnapshotRecord
 from modelexpress.store.removal import carry_out, plan_removal
@@ -458,3 +458,15 @@ async def test_damage_is_found_whatever_it_is(pool: DiskPool, tmp_path: Path) ->
     path.write_bytes(content)
     assert await find_damage(pool, path, entry) is None
     assert await find_damage(pool, tmp_path / "absent", entry) == "missing"
+
+
+async def test_a_file_is_closed_though_the_pool_was_closed_before(tmp_path: Path) -> None:
+    path, pool = tmp_path / "file", DiskPool()
+    path.write_bytes(b"x")
+    async with opened(pool, path) as descriptor:
+        assert isinstance(descriptor, int)
+        pool.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    with pytest.raises(Cancelled, match="stopping"):
+        await pool.run("looking", path.stat)
