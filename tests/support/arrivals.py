@@ -21,6 +21,7 @@ from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, chunk_span, co
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.providers import OnVersion
 from modelexpress.store.arriving import Watch
 from modelexpress.store.blobs import Blobs
 from modelexpress.store.disk import DiskPool
@@ -28,7 +29,7 @@ from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Offer
 from modelexpress.store.survey import Finding, Presence
 from modelexpress.store.volume import Process
-from modelexpress.store.window import OnVersion, RangedSource, Slots
+from modelexpress.store.window import RangedSource, Slots
 
 REF = ModelRef.parse("org/name")
 PIECE_BYTES = 1024 * 1024

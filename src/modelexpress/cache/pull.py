@@ -20,14 +20,13 @@ from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import Selection, is_ancillary
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, run_bounded
-from modelexpress.providers import Provider
+from modelexpress.providers import OnVersion, Provider
 from modelexpress.store.arriving import Watch
 from modelexpress.store.blobs import Obtained, Source
 from modelexpress.store.offers import Offer
 from modelexpress.store.publish import Publication, Vanished
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.survey import Finding, Presence, survey
-from modelexpress.store.window import OnVersion
 
 _ATTEMPTS = 3  # while another program takes away what was brought
 

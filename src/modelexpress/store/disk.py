@@ -81,9 +81,10 @@ def translate(error: OSError, what: str) -> MxError:
     return StorageFailed(f"{what}: {error.strerror or error}{where}: {hint}")
 
 
-def _process_tag() -> str:
+@functools.cache
+def _process_tag(pid: int) -> str:
     """This process in a file name: others on this machine can tell whether it is still alive."""
-    return f"{_place()}-{os.getpid()}-{start_time(os.getpid())}"
+    return f"{_place()}-{pid}-{start_time(pid)}"
 
 
 def is_writer_dead(name: str) -> bool:
@@ -113,7 +114,7 @@ def start_time(pid: int) -> str | None:
 
 def unique_name(owner: str, suffix: str = "") -> str:
     """A file name that nobody else uses, beginning with the id of the session that writes it."""
-    return f"{owner}.{_process_tag()}.{secrets.token_hex(8)}{suffix}"
+    return f"{owner}.{_process_tag(os.getpid())}.{secrets.token_hex(8)}{suffix}"
 
 
 def make_directory(path: Path) -> None:

@@ -20,6 +20,7 @@ from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.refs import shown
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, run_bounded
+from modelexpress.providers import OnVersion
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.partial import Partial
 
@@ -27,8 +28,6 @@ _FIRST_CHUNKS = 4  # of a range: 16 MiB
 _MOST_CHUNKS = 32
 _RANGE_SECONDS = 2.0  # a range is made so long that asking for it costs little, and losing it too
 _MOST_RANGES = 4  # of one file
-
-OnVersion = Callable[[str, str], None]
 
 
 class Reader(Protocol):

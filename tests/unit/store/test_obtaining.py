@@ -46,13 +46,13 @@ from modelexpress.domain.errors import (
 )
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.providers import OnVersion
 from modelexpress.store.blobs import Blobs
 from modelexpress.store.digests import DigestList
 from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Standing
 from modelexpress.store.partial import Partial
 from modelexpress.store.volume import open_volume
-from modelexpress.store.window import OnVersion
 
 SIZE = 4 * CHUNK_BYTES + 11
 CONTENT = content_of(SIZE)

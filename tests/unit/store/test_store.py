@@ -18,6 +18,7 @@ from modelexpress.domain.errors import Cancelled, Corrupt, NoRoom, NotFound, Sto
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.providers import OnVersion
 from modelexpress.store.arriving import Watch
 from modelexpress.store.blobs import Blobs, Obtained
 from modelexpress.store.disk import DiskPool, disk_errors
@@ -29,7 +30,7 @@ from modelexpress.store.records import CompleteSelection, Owned, Records, Snapsh
 from modelexpress.store.removal import carry_out, plan_removal
 from modelexpress.store.survey import Finding, Presence, find_touched, read_foreign_manifest, survey
 from modelexpress.store.volume import open_volume, sweep
-from modelexpress.store.window import OnVersion, RangedSource, Reader, Slots
+from modelexpress.store.window import RangedSource, Reader, Slots
 
 REF = ModelRef.parse("org/name")
 COMMIT = "1" * 40

@@ -19,9 +19,10 @@ from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.providers import OnVersion
 from modelexpress.store.journal import Header, Journal
 from modelexpress.store.partial import Partial
-from modelexpress.store.window import OnVersion, RangedSource, Slots
+from modelexpress.store.window import RangedSource, Slots
 
 Make = Callable[[bytes], Partial]
 
