@@ -31,7 +31,7 @@ from modelexpress.testing.hub import Fault, LocalHub, Repository
 
 NAME = "demo/trouble"
 REF = ModelRef.parse(NAME)
-LARGE = "a.safetensors"  # five chunks are read from an origin as two ranges
+LARGE = "a.safetensors"  # five chunks, of which an origin is asked for four at once
 CONTENT = {
     LARGE: content_of(4 * CHUNK_BYTES + 500_000),
     "b.safetensors": content_of(CHUNK_BYTES + 7, seed=1),
@@ -87,7 +87,7 @@ class Halfway:
 
     def __init__(self, house: House, root: Path) -> None:
         self.house, self.root = house, root
-        self.held = house.hub.faults.add(Fault("hold", "body", LARGE, after=HELD_AT))
+        self.held = house.hub.faults.add(Fault("hold", "body", LARGE, after=HELD_AT, times=None))
         self.pulling = asyncio.create_task(pull(house, root))
 
     async def wait(self) -> None:

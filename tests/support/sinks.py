@@ -44,9 +44,9 @@ class LoggedSink(MemorySink):
         self._check()
         return super().take_missing(most)
 
-    def view(self, index: int) -> memoryview | None:  # type: ignore[override]
+    def view(self, index: int, most: int) -> memoryview | None:  # type: ignore[override]
         self._check()
-        return super().view(index) if self.is_direct else None
+        return super().view(index, most) if self.is_direct else None
 
     def give_back(self, span: ChunkSpan) -> None:
         self._check()

@@ -61,13 +61,17 @@ async def watch_proofs(parts: CacheParts, manifest: Manifest) -> AsyncIterator[P
         while pending:
             for path in await ready.take():
                 state = pending[path].state if path in pending else None
-                if isinstance(state, NotFound) and is_ancillary(path):
+                root = pending[path].root if path in pending else None
+                if root is not None:  # said before the file is durable: what is proven stays proven
+                    del pending[path]
+                    yield ProvenFile(path, entries[path].size, root)
+                elif isinstance(state, NotFound) and is_ancillary(path):
                     del pending[path]  # listed, but the origin does not have it; the pull goes on without it
                 elif isinstance(state, MxError):
                     raise state
                 elif isinstance(state, Standing):
-                    del pending[path]
-                    yield ProvenFile(path, entries[path].size, await _find_root(parts, entries[path], state))
+                    root = await _find_root(parts, entries[path], pending.pop(path), state)
+                    yield ProvenFile(path, entries[path].size, root)
 
 
 def _find_offer(parts: CacheParts, manifest: Manifest, entry: FileEntry) -> Offer:
@@ -79,16 +83,27 @@ def _find_offer(parts: CacheParts, manifest: Manifest, entry: FileEntry) -> Offe
     return offer
 
 
-async def _find_root(parts: CacheParts, entry: FileEntry, standing: Standing) -> str:
+async def _find_root(parts: CacheParts, entry: FileEntry, offer: Offer, standing: Standing) -> str:
+    """The root of a file that stood here before anybody asked; many who ask at once cost one reading."""
+    async with parts.turns.of(f"digest list {offer.id}"):
+        if offer.root is not None and offer.state is standing:
+            return offer.root
+        found = await _find_list(parts, entry, standing)
+        if offer.state is standing:
+            offer.prove(found.root)
+        return found.root
+
+
+async def _find_list(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:
     if entry.digest is None or entry.size <= CHUNK_BYTES:
-        return (await _hash(parts, entry, standing)).root
+        return await _hash(parts, entry, standing)
     lists, what = parts.blobs.lists, f"reading the digest list of {entry.path}"
-    async with parts.turns.of(f"digest list {entry.digest}"):  # so that many who ask cost one reading
+    async with parts.turns.of(f"digest list {entry.digest}"):  # the same bytes may be in other offers too
         found = await parts.pool.run(what, lists.find, entry.digest, entry.size)
         if found is None:
             found = await _hash(parts, entry, standing)
             await parts.pool.run(what, lists.save, entry.digest, found)
-    return found.root
+    return found
 
 
 async def _hash(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:

@@ -53,6 +53,8 @@ class ChunkMap:
 
     Not for several threads at once: its owner holds a lock. `missing` is what nobody fetches yet;
     a span that was taken ends with `arrived` for each of its chunks, or with `give_back`.
+    Of a chunk under way the bytes from its front that are here are kept, also when it is given back:
+    whoever goes on with it begins behind them, so that what a reader has seen stays what it was.
     """
 
     def __init__(self, size: int) -> None:
@@ -60,6 +62,7 @@ class ChunkMap:
         self.count = count_chunks(size)
         self._has_arrived = bytearray(self.count)
         self._is_taken = bytearray(self.count)
+        self._begun: dict[int, int] = {}  # bytes at the front of chunks that have not arrived
         self._arrived = 0
         self._prefix = 0  # chunks from the front without a gap
         self._front = 0  # nothing before it is missing
@@ -71,12 +74,12 @@ class ChunkMap:
 
     @property
     def prefix_bytes(self) -> int:
-        """How many bytes from the front have arrived without a gap."""
-        return min(self._prefix * CHUNK_BYTES, self.size)
+        """How many bytes from the front are here without a gap."""
+        return min(self._prefix * CHUNK_BYTES + self._begun.get(self._prefix, 0), self.size)
 
     @property
     def arrived_bytes(self) -> int:
-        """Bytes of all chunks that have arrived."""
+        """Bytes of all chunks that have arrived whole."""
         if not self.count or not self._has_arrived[-1]:
             return self._arrived * CHUNK_BYTES
         return (self._arrived - 1) * CHUNK_BYTES + chunk_span(self.count - 1, self.size).length
@@ -85,15 +88,26 @@ class ChunkMap:
         """True when chunk `index` is here."""
         return bool(self._has_arrived[index])
 
-    def arrived_until(self, offset: int) -> int:
-        """The end of the bytes that are here without a gap from byte `offset` on; `offset` if none are."""
+    def begun_bytes(self, index: int) -> int:
+        """How many bytes from the front of chunk `index` are here while the rest is not."""
+        return self._begun.get(index, 0)
+
+    def arrived_until(self, offset: int, is_whole: bool = False) -> int:
+        """The end of the bytes that are here without a gap from byte `offset` on; `offset` if none are.
+
+        `is_whole`: only chunks count that have arrived whole.
+        """
         index = offset // CHUNK_BYTES
         gap = self._has_arrived.find(0, index)
         end = self.count if gap < 0 else gap
-        return max(offset, min(end * CHUNK_BYTES, self.size))
+        begun = 0 if is_whole else self._begun.get(end, 0)
+        return max(offset, min(end * CHUNK_BYTES + begun, self.size))
 
     def take_missing(self, most: int) -> ChunkSpan | None:
-        """The next span to fetch, nearest to the front, at most `most` chunks; None: nothing is missing."""
+        """The next span to fetch, nearest to the front, at most `most` chunks; None: nothing is missing.
+
+        It ends before a chunk that has begun, so that one range brings all that is missing of a span.
+        """
         first = self._front
         while first < self.count and (self._has_arrived[first] or self._is_taken[first]):
             first += 1
@@ -102,13 +116,24 @@ class ChunkMap:
             return None
         end = first
         while end < min(first + most, self.count) and not (self._has_arrived[end] or self._is_taken[end]):
+            if end > first and end in self._begun:
+                break
             self._is_taken[end] = 1
             end += 1
         return ChunkSpan(first, end)
 
+    def grown(self, index: int, count: int) -> None:
+        """`count` more bytes of chunk `index`, which has not arrived, are here."""
+        self._begun[index] = self._begun.get(index, 0) + count
+
+    def begin_anew(self, index: int) -> None:
+        """Nothing is left of what was here of a chunk under way."""
+        self._begun.pop(index, None)
+
     def arrived(self, index: int) -> None:
         """Chunk `index` is here."""
         self._is_taken[index] = 0
+        self._begun.pop(index, None)
         if not self._has_arrived[index]:
             self._has_arrived[index] = 1
             self._arrived += 1
@@ -125,6 +150,7 @@ class ChunkMap:
     def forget(self, index: int) -> None:
         """Chunk `index` is not what it should be and is missing again."""
         self._is_taken[index] = 0
+        self._begun.pop(index, None)
         if self._has_arrived[index]:
             self._has_arrived[index] = 0
             self._arrived -= 1

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from typing import Protocol
@@ -103,6 +104,27 @@ class BlobService:
     async def get_digests(self, request: web.BaseRequest, ticket: str) -> web.StreamResponse:
         """A page of the digest list of the file that a ticket opens: 32 bytes a chunk, in order."""
         offer = self._find(ticket)
+        state = await self._wait_standing(offer)
+        total = count_chunks(offer.size)
+        span = _choose_page(request, total)
+        with _opened_list(state, total) as page:
+            answer = FileAnswer(200, {CHUNKS_HEADER: str(total)})
+            answer.announce(span.length)
+            return await self._send(request, answer, page, span)
+
+    async def _wait_standing(self, offer: Offer) -> Standing:
+        """The proven file; of one that is proven and being put in place its coming is waited for."""
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def hear() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(changed.set)
+
+        with offer.listened(hear, is_of_states=True), suppress(TimeoutError):
+            async with asyncio.timeout(self.wait_seconds):
+                while offer.root is not None and not isinstance(offer.state, Standing):
+                    await changed.wait()
+                    changed.clear()
         state = offer.state
         if isinstance(state, MxError):
             raise Refusal(state)
@@ -110,12 +132,7 @@ class BlobService:
             raise Refusal(
                 Busy("the file is not proven yet, so nothing vouches for a list; ask again"), status=409
             )
-        total = count_chunks(offer.size)
-        span = _choose_page(request, total)
-        with _opened_list(state, total) as page:
-            answer = FileAnswer(200, {CHUNKS_HEADER: str(total)})
-            answer.announce(span.length)
-            return await self._send(request, answer, page, span)
+        return state
 
     def _find(self, ticket: str) -> Offer:
         offer = self.offers.find(self.tickets.check(ticket, self.clock.wall()))

@@ -34,9 +34,8 @@ class Reader:
         self._lost: Partial | None = None
         self._forgotten = 0
         self._takes_unproven = takes_unproven
-        # Bytes that may turn out wrong go whole only to who can throw them away.
-        is_whole = takes_unproven or offer.size == 0
-        self._limit = offer.size if is_whole else (count_chunks(offer.size) - 1) * CHUNK_BYTES
+        # Bytes that may turn out wrong go whole only to who can throw them away: the last ones are held.
+        self._held_from = max(count_chunks(offer.size) - 1, 0) * CHUNK_BYTES
 
     def hear(self) -> None:
         """The offer has changed; called in any thread.
@@ -103,7 +102,11 @@ class Reader:
             if partial is not None and not self._takes_unproven and partial.forgotten != self._forgotten:
                 raise CutShort("a part of the file was wrong, and may have been sent")
             if partial is not None and state is partial and self._lost is not partial:
-                return min(partial.arrived_until(position), self._limit)
+                # Who cannot throw bytes away gets what the journal has: another process of ours, which
+                # such a client may go on at, has the same bytes there or says that it has not.
+                here = partial.arrived_until(position, is_whole=not self._takes_unproven)
+                is_held = not self._takes_unproven and self._offer.root is None
+                return min(here, self._held_from) if is_held else here
             if self._lost is partial or not isinstance(state, Standing):
                 raise CutShort("the arriving file was given up or begun anew")
             if not _is_same_file(self.file, state.path):

@@ -77,7 +77,7 @@ class Arriving:
         return self._prover.hexdigest()
 
     def hear(self, count: int) -> None:
-        """A chunk of `count` bytes has arrived; called in the thread that brought it."""
+        """`count` bytes have come; called in the thread that brought them."""
         if self.watch.offer is not None:
             self.watch.offer.changed()
         self._loop.call_soon_threadsafe(self._arrived, count)
@@ -167,6 +167,8 @@ class Arriving:
     def _hash_step(self) -> None:
         start = self._prover.length
         length = min(self.partial.prefix_bytes - start, STEP_BYTES)
+        if length <= 0:
+            return  # a write failed meanwhile, and what had come of its chunk counts no more
         self._prover.update(self.partial.read(start, length))
 
     def _arrived(self, count: int) -> None:

@@ -161,6 +161,9 @@ class Blobs:
             await arriving.keep_undamaged()
             proven = await self._prove(repository, arriving, source)
             assert proven.digest is not None
+            if arriving.watch.offer is not None:
+                # Readers need not wait for the disk: what was lost now would be fetched and proven again.
+                arriving.watch.offer.prove(DigestList(entry.size, partial.digests).root)
             blob = repository.blob(proven.digest)
             mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob))
             self.stand(proven, blob, mtime_ns, arriving.watch)

@@ -35,7 +35,7 @@ State = Partial | Standing | MxError | None
 
 
 class Offer:
-    """One file, and those who want to hear when its `state` changes or a chunk of it arrives."""
+    """One file, and those who want to hear when its `state` changes or bytes of it arrive."""
 
     def __init__(self, offer_id: str, size: int) -> None:
         self.id = offer_id
@@ -44,6 +44,7 @@ class Offer:
         self.had_false_start = False
         """Wrong bytes of it may have been given out: nobody may add other bytes to what he has."""
         self._state: State = None
+        self._root: str | None = None
         self._lock = threading.Lock()
         self._listeners: dict[int, Callable[[], None]] = {}
         self._state_listeners: dict[int, Callable[[], None]] = {}
@@ -54,16 +55,31 @@ class Offer:
         """What can be read now."""
         return self._state
 
+    @property
+    def root(self) -> str | None:
+        """The root of the digest list of what can be read now, from when it is proven and known on."""
+        return self._root
+
     def become(self, state: State) -> None:
         """Enter another state, and tell all listeners."""
+        if not (isinstance(state, Standing) and isinstance(self._state, Partial)):
+            self._root = None  # only the file that was proven while it arrived stands with the same root
         self._state = state
+        self._tell_all()
+
+    def prove(self, root: str) -> None:
+        """What can be read now is proven and has this root; all listeners are told."""
+        self._root = root
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         with self._lock:
             listeners = [*self._listeners.values(), *self._state_listeners.values()]
         for listener in listeners:
             listener()
 
     def changed(self) -> None:
-        """A chunk has arrived: tell those who listen to that, in the caller's thread."""
+        """Bytes have arrived: tell those who listen to that, in the caller's thread."""
         with self._lock:
             listeners = list(self._listeners.values())
         for listener in listeners:
@@ -73,7 +89,8 @@ class Offer:
     def listened(self, listener: Callable[[], None], is_of_states: bool = False) -> Iterator[None]:
         """Call `listener` while the body runs, from any thread; it must not block.
 
-        It is called at every change of state and, unless `is_of_states`, at every chunk.
+        It is called at every change of state, when the file is proven and, unless `is_of_states`, when
+        bytes arrive.
         """
         listeners = self._state_listeners if is_of_states else self._listeners
         with self._lock:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelexpress.domain.arrivals import Arrivals
 from modelexpress.domain.chunks import CHUNK_BYTES, chunk_span
 from modelexpress.domain.errors import Corrupt
 from modelexpress.store.disk import disk_errors
 from modelexpress.store.journal import Journal
+from modelexpress.transfer import Arrivals
 
 _CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
 _BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
@@ -24,16 +24,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Partial(Arrivals):
-    """One file under a name that nobody else uses; a `transfer.Sink`. For several threads at once.
-
-    `on_arrival` is called after every chunk, in the thread that brought it.
-    """
+    """One file under a name that nobody else uses; a `transfer.Sink`. For several threads at once."""
 
     def __init__(self, path: Path, size: int, journal: Journal, on_arrival: Callable[[int], None]) -> None:
-        super().__init__(size)
+        super().__init__(size, on_arrival)
         self.path = path
         self._journal = journal
-        self._on_arrival = on_arrival
         self._etags: dict[str, str] = {}
         self._etags_to_save: list[tuple[str, str]] = []
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -59,14 +55,18 @@ class Partial(Arrivals):
 
     # -- the sink
 
-    def view(self, index: int) -> memoryview | None:
+    def view(self, index: int, most: int) -> memoryview | None:
         """None: bytes are received elsewhere and written by `put`."""
         return None
 
-    def put(self, index: int, data: memoryview) -> None:
-        """Chunk `index` has arrived."""
-        self._keep(index, data, blake3(data).digest())
-        self._on_arrival(len(data))
+    def _write(self, index: int, offset: int, data: memoryview) -> None:
+        with disk_errors(f"writing {self.path.name}"):
+            _write_all(self._descriptor, data, index * CHUNK_BYTES + offset)
+
+    def _record(self, index: int, digest: bytes) -> None:
+        with disk_errors(f"writing {self.path.name}"):
+            self._save_etags()
+            self._journal.chunk(index, digest)
 
     # -- validators
 
@@ -118,19 +118,14 @@ class Partial(Arrivals):
             data = buffer[: span.length]
             if not _can_read(source, data, span.start) or blake3(data).digest() != digests[index]:
                 continue
-            self._keep(index, data, digests[index], is_here=os.path.sameopenfile(source, self._descriptor))
+            if not os.path.sameopenfile(source, self._descriptor):
+                self._write(index, 0, data)
+            self._record(index, digests[index])
+            self.note(index, digests[index])
             taken += span.length
         for host, etag in etags.items():
             self.check_version(host, etag)
         return taken
-
-    def _keep(self, index: int, data: memoryview, digest: bytes, is_here: bool = False) -> None:
-        with disk_errors(f"writing {self.path.name}"):
-            if not is_here:
-                _write_all(self._descriptor, data, index * CHUNK_BYTES)
-            self._save_etags()
-            self._journal.chunk(index, digest)
-        self.note(index, digest)
 
     def _save_etags(self) -> None:
         with self._lock:

@@ -2,18 +2,19 @@
 """Filling a partial file from a source that is read by ranges: a window that slides from the front.
 
 Several ranges of a file at once, several files at once, and one bound on all of them together; in
-memory there is one chunk for each range.
+memory there is one piece for each range.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import heapq
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol, cast
 
-from modelexpress.domain.chunks import CHUNK_BYTES, ChunkSpan, chunk_span, count_chunks
+from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
 from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
 from modelexpress.domain.errors import Corrupt, Limited, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
@@ -24,10 +25,11 @@ from modelexpress.providers import OnVersion
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.partial import Partial
 
-_FIRST_CHUNKS = 4  # of a range: 16 MiB
-_MOST_CHUNKS = 32
+_MOST_CHUNKS = 32  # of a range, of which the first has one
 _RANGE_SECONDS = 2.0  # a range is made so long that asking for it costs little, and losing it too
 _MOST_RANGES = 4  # of one file
+_PIECE_BYTES = 1024 * 1024  # what goes to the disk, and to readers, at once
+_FIRST_PIECE_BYTES = 64 * 1024  # of a range: whoever waits for its first byte has it soon
 
 
 class Reader(Protocol):
@@ -58,8 +60,12 @@ class Pacing(Protocol):
         ...
 
 
+_Turn = tuple[int, int, "asyncio.Future[None]"]
+"""Rank, number, and the one who waits."""
+
+
 class Slots:
-    """How many ranges are read at once, of all files together; first come, first served.
+    """How many ranges are read at once, of all files together; the lowest rank first, then who came first.
 
     `limit` says how many now; `pacing` hears what they bring.
     """
@@ -71,12 +77,13 @@ class Slots:
         self._pacing = pacing or _Deaf()
         self._clock = clock
         self._used = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[_Turn] = []
+        self._numbers = itertools.count()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
+    async def one(self, rank: int = 0) -> AsyncIterator[None]:
         """Hold a slot in the body, waiting for it as long as it takes."""
-        await self._take()
+        await self._take(rank)
         self._pacing.note_open(self._clock.monotonic())
         try:
             yield
@@ -93,29 +100,28 @@ class Slots:
         self._pacing.note_bytes(count, self._clock.monotonic())
         self._wake()  # the limit may have risen
 
-    async def _take(self) -> None:
+    async def _take(self, rank: int) -> None:
         """A slot is handed over by who wakes us, so that no newcomer can get in between."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        heapq.heappush(self._waiting, (rank, next(self._numbers), turn))
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
-            else:
+                self._waiting = [waiting for waiting in self._waiting if waiting[-1] is not turn]
+                heapq.heapify(self._waiting)
+            else:  # it was handed over just then
                 self._used -= 1
-                self._wake()
+            self._wake()
             raise
 
     def _wake(self) -> None:
         while self._waiting and self._used < self._limit():
-            turn = self._waiting.popleft()
-            if turn.cancelled():
-                self._waiting.appendleft(turn)  # its owner takes it away in a moment
-                return
-            self._used += 1
-            turn.set_result(None)
+            turn = heapq.heappop(self._waiting)[-1]
+            if not turn.cancelled():
+                self._used += 1
+                turn.set_result(None)
 
     def __repr__(self) -> str:
         return f"<Slots {self._used} of {self._limit()} used, {len(self._waiting)} waiting>"
@@ -138,7 +144,11 @@ class _Deaf:
 
 
 class RangedSource:
-    """A store Source over a Reader: the file's own digest has to vouch for what it brings."""
+    """A store Source over a Reader: the file's own digest has to vouch for what it brings.
+
+    Of the files that it fills at once the earliest goes first, so that whoever follows a file while it
+    arrives has the bytes in the order in which files are asked for; a file of one chunk waits for none.
+    """
 
     vouches_chunks = False
 
@@ -147,68 +157,79 @@ class RangedSource:
         self._pool = pool
         self._slots = slots
         self._clock = clock
+        self._ranks = itertools.count(1)
 
     async def fill(self, entry: FileEntry, partial: Partial) -> None:
         """Bring every missing chunk. Raises what the reader raises, Corrupt for a body of another length."""
+        rank = next(self._ranks) if entry.size > CHUNK_BYTES else 0
         try:
-            await self._fill_in_ranges(entry, partial)
+            await self._fill_in_ranges(entry, partial, rank)
         except Unsupported:
-            await self._fill_whole(entry, partial)
+            await self._fill_whole(entry, partial, rank)
 
-    async def _fill_in_ranges(self, entry: FileEntry, partial: Partial) -> None:
+    async def _fill_in_ranges(self, entry: FileEntry, partial: Partial, rank: int) -> None:
         async def work(number: int) -> None:
-            await self._work(entry, partial)
+            await self._work(entry, partial, rank)
 
-        workers = min(_MOST_RANGES, -(-count_chunks(entry.size) // _FIRST_CHUNKS))
+        workers = min(_MOST_RANGES, count_chunks(entry.size))
         if workers:
             await run_bounded(workers, range(workers), work)
 
-    async def _work(self, entry: FileEntry, partial: Partial) -> None:
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, entry.size)))
-        length = _FIRST_CHUNKS
+    async def _work(self, entry: FileEntry, partial: Partial, rank: int) -> None:
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
+        length = 1
         while True:
-            async with self._slots.one():
+            async with self._slots.one(rank):
                 span = partial.take_missing(length)
                 if span is None:
                     return
                 started = self._clock.monotonic()
                 try:
-                    await self._bring(entry, partial, span, buffer)
+                    missing = span.bytes_of(entry.size).after(partial.begun_bytes(span.first))
+                    await self._bring(entry, partial, missing, buffer)
                 finally:
                     partial.give_back(span)
                 seconds = max(self._clock.monotonic() - started, 1e-3)
-                length = max(_FIRST_CHUNKS, min(int(len(span) * _RANGE_SECONDS / seconds), _MOST_CHUNKS))
+                length = max(1, min(int(len(span) * _RANGE_SECONDS / seconds), _MOST_CHUNKS))
 
-    async def _fill_whole(self, entry: FileEntry, partial: Partial) -> None:
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, entry.size)))
-        async with self._slots.one():
-            await self._bring(entry, partial, ChunkSpan(0, count_chunks(entry.size)), buffer)
+    async def _fill_whole(self, entry: FileEntry, partial: Partial, rank: int) -> None:
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
+        async with self._slots.one(rank):
+            await self._bring(entry, partial, ByteSpan(0, entry.size), buffer)
 
-    async def _bring(self, entry: FileEntry, partial: Partial, chunks: ChunkSpan, buffer: memoryview) -> None:
-        span, index, filled = chunks.bytes_of(entry.size), chunks.first, 0
+    async def _bring(self, entry: FileEntry, partial: Partial, span: ByteSpan, buffer: memoryview) -> None:
+        what = f"writing {entry.path}"
+        position, filled = span.start, 0  # behind `position` there are `filled` bytes in the buffer
         reading = self._reader.read(entry, span, partial.check_version)
         # Closed by us, not by the collector: its connection is free when we leave.
         async with aclosing(cast("AsyncGenerator[bytes, None]", reading)):
-            async for piece in reading:
-                self._slots.note_bytes(len(piece))
-                rest = memoryview(piece)
+            async for some in reading:
+                self._slots.note_bytes(len(some))
+                rest = memoryview(some)
                 while rest:
-                    if index == chunks.end:
+                    if position == span.end:
                         raise _wrong_length(entry, f"more than the {span.length} bytes of its range")
-                    due = chunk_span(index, entry.size).length
+                    # Of a body that had to be taken whole, what is here already.
+                    passed = 0 if filled else min(partial.arrived_until(position) - position, len(rest))
+                    position, rest = position + passed, rest[passed:]
+                    due = _piece_bytes(position, span)
                     count = min(len(rest), due - filled)
                     buffer[filled : filled + count] = rest[:count]
                     rest, filled = rest[count:], filled + count
-                    if filled == due and partial.has_arrived(index):
-                        index, filled = index + 1, 0  # of a body that had to be taken whole
-                    elif filled == due:
-                        what = f"writing {entry.path}"
+                    if filled and filled == due:
+                        index = position // CHUNK_BYTES
                         # To its end even when cancelled: the thread writes from this buffer, into this file.
                         await finish(self._pool.run(what, partial.put, index, buffer[:due]))
-                        index, filled = index + 1, 0
-        if index < chunks.end:
-            arrived = (index - chunks.first) * CHUNK_BYTES + filled
+                        position, filled = position + due, 0
+        if position < span.end:
+            arrived = position + filled - span.start
             raise _wrong_length(entry, f"{arrived} bytes instead of {span.length}")
+
+
+def _piece_bytes(position: int, span: ByteSpan) -> int:
+    """How many bytes from `position` on are kept together; none at the end of `span`."""
+    most = _FIRST_PIECE_BYTES if position == span.start else _PIECE_BYTES
+    return min(most, CHUNK_BYTES - position % CHUNK_BYTES, span.end - position)
 
 
 def _wrong_length(entry: FileEntry, problem: str) -> Corrupt:

@@ -251,9 +251,13 @@ class _Lane:
     def bring(self, job: Job) -> Iterator[int]:
         """Move the chunks of a job; yields the end of what has been brought after each."""
         errand, sink = job.errand, job.errand.sink
-        self.connection.ask(errand.endpoints, errand.target, job.span.bytes_of(sink.size), sink.size)
+        begun = sink.begun_bytes(job.span.first)
+        span = job.span.bytes_of(sink.size).after(begun)
+        self.connection.ask(errand.endpoints, errand.target, span, sink.size)
         for index in job.span:
-            place = self._place(sink, index)
+            # Whole chunks: pieces of them that stay in the core's cache cost more in Python than they save.
+            place = self._place(sink, index, chunk_span(index, sink.size).length - begun)
+            begun = 0
             self.connection.receive(place)
             if errand.is_over:
                 raise Broken("stopped")
@@ -266,13 +270,13 @@ class _Lane:
         self.connection.close()
         self._buffer = None
 
-    def _place(self, sink: Sink, index: int) -> memoryview:
-        place = sink.view(index)
+    def _place(self, sink: Sink, index: int, count: int) -> memoryview:
+        place = sink.view(index, count)
         if place is not None:
             return place
         if self._buffer is None:
             self._buffer = memoryview(bytearray(CHUNK_BYTES))
-        return self._buffer[: chunk_span(index, sink.size).length]
+        return self._buffer[:count]
 
 
 def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:

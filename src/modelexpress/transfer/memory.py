@@ -8,11 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from blake3 import blake3
-
-from modelexpress.domain.arrivals import Arrivals
 from modelexpress.domain.chunks import ChunkSpan, chunk_span
 from modelexpress.domain.errors import Invalid
+from modelexpress.transfer.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -34,16 +32,14 @@ def allocate(size: int) -> memoryview:
 class MemorySink(Arrivals):
     """One file in a buffer of the caller; a `transfer.Sink`. For several threads at once.
 
-    `on_arrival` is called after every chunk, in the thread that brought it. Raises Invalid for a
-    buffer that cannot be written, is not contiguous or has another length than `size`.
+    Raises Invalid for a buffer that cannot be written, is not contiguous or has another length than `size`.
     """
 
     def __init__(
         self, size: int, buffer: WriteableBuffer, on_arrival: Callable[[int], None] | None = None
     ) -> None:
-        super().__init__(size)
+        super().__init__(size, on_arrival)
         self._bytes = _writable_bytes(size, buffer)
-        self._on_arrival = on_arrival
         self._given: dict[int, memoryview] = {}
 
     def give_back(self, span: ChunkSpan) -> None:
@@ -53,23 +49,19 @@ class MemorySink(Arrivals):
             for index in span:
                 self._given.pop(index, None)
 
-    def view(self, index: int) -> memoryview:
-        """The chunk's place in the buffer."""
-        view = self._place(index)
+    def view(self, index: int, most: int) -> memoryview:
+        """The place of the chunk's next bytes in the buffer."""
+        begun = self.begun_bytes(index)
+        view = self._place(index)[begun : begun + most]
         with self._lock:
             self._given[index] = view
         return view
 
-    def put(self, index: int, data: memoryview) -> None:
-        """Chunk `index` has arrived; bytes that were not received in its `view` are copied."""
-        place = self._place(index)
+    def _write(self, index: int, offset: int, data: memoryview) -> None:
         with self._lock:
             is_there = self._given.pop(index, None) is data
         if not is_there:
-            place[:] = data
-        self.note(index, blake3(place).digest())
-        if self._on_arrival is not None:
-            self._on_arrival(len(place))
+            self._place(index)[offset : offset + len(data)] = data
 
     def _place(self, index: int) -> memoryview:
         span = chunk_span(index, self.size)

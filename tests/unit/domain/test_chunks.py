@@ -23,6 +23,7 @@ class PlainMap:
         self.all = set(range(-(-size // CHUNK_BYTES)))
         self.here: set[int] = set()
         self.taken: set[int] = set()
+        self.begun: dict[int, int] = {}
 
     def length(self, index: int) -> int:
         return min((index + 1) * CHUNK_BYTES, self.size) - index * CHUNK_BYTES
@@ -32,7 +33,7 @@ class PlainMap:
         if not missing:
             return None
         first = end = min(missing)
-        while end in missing and end - first < most:
+        while end in missing and end - first < most and (end == first or end not in self.begun):
             end += 1
         self.taken |= set(range(first, end))
         return first, end
@@ -42,12 +43,24 @@ class PlainMap:
         while index in self.here:
             end = index * CHUNK_BYTES + self.length(index)
             index += 1
+        begun = index * CHUNK_BYTES + self.begun[index] if index in self.begun else 0
+        return max(end, begun, offset)
+
+    def whole_until(self, offset: int) -> int:
+        index, end = offset // CHUNK_BYTES, offset
+        while index in self.here:
+            end = index * CHUNK_BYTES + self.length(index)
+            index += 1
         return max(end, offset)
+
+    def drop(self, index: int) -> None:
+        self.taken.discard(index)
+        self.begun.pop(index, None)
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["take", "take", "arrive", "arrive", "give_back", "forget", "stray"]),
+        st.sampled_from(["take", "take", "grow", "arrive", "arrive", "give_back", "forget", "stray", "anew"]),
         st.integers(0, 40),
         st.integers(1, 5),
     ),
@@ -65,6 +78,21 @@ def assert_same(found: ChunkMap, model: PlainMap) -> None:
     for offset in places:
         if offset <= model.size:
             assert found.arrived_until(offset) == model.until(offset)
+            assert found.arrived_until(offset, is_whole=True) == model.whole_until(offset)
+
+
+def grow_or_begin_anew(found: ChunkMap, model: PlainMap, step: str, number: int, most: int) -> None:
+    if step == "grow" and model.taken:
+        index = sorted(model.taken)[number % len(model.taken)]
+        count = (model.length(index) - model.begun.get(index, 0)) * most // 6
+        if count:
+            found.grown(index, count)
+            model.begun[index] = model.begun.get(index, 0) + count
+        assert found.begun_bytes(index) == model.begun.get(index, 0)
+    elif step == "anew" and model.begun:
+        index = sorted(model.begun)[number % len(model.begun)]
+        found.begin_anew(index)
+        del model.begun[index]
 
 
 @given(
@@ -93,18 +121,20 @@ def test_whatever_happens_the_map_says_what_plain_sets_say(
         elif step == "arrive" and model.taken:
             index = sorted(model.taken)[number % len(model.taken)]
             found.arrived(index)
-            model.taken.discard(index)
+            model.drop(index)
             model.here.add(index)
         elif step == "stray" and model.all:  # somebody brought it without taking it, or brought it twice
             index = number % len(model.all)
             found.arrived(index)
-            model.taken.discard(index)
+            model.drop(index)
             model.here.add(index)
         elif step == "forget" and model.all:
             index = number % len(model.all)
             found.forget(index)
-            model.taken.discard(index)
+            model.drop(index)
             model.here.discard(index)
+        else:
+            grow_or_begin_anew(found, model, step, number, most)
         assert_same(found, model)
 
 

@@ -22,6 +22,7 @@ from tests.support.arrivals import (
     entry_of,
     flip,
     open_descriptors,
+    wait_until,
 )
 
 from modelexpress.domain.chunks import CHUNK_BYTES
@@ -149,11 +150,12 @@ class TestMending:
 
         async def fail(offset: int) -> None:
             if offset >= CHUNK_BYTES:
+                await wait_until(lambda: sum(heard.bytes) == SIZE - CHUNK_BYTES)
                 raise Unreachable("no answer")
 
-        broken, origin = Origin(CONTENT, fail), Origin(CONTENT)
+        broken, origin, heard = Origin(CONTENT, fail), Origin(CONTENT), Heard(SIZE)
         with pytest.raises(Unreachable):
-            await mend(bench, bench.source(broken))
+            await mend(bench, bench.source(broken), heard)
         await mend(bench, bench.source(origin))
 
         assert broken.bytes_read + origin.bytes_read == 2 * CHUNK_BYTES

@@ -259,6 +259,27 @@ class TestRefusals:
         partial.put(2, chunk_of(CONTENT, 2))
         assert partial.arrived_bytes == CHUNK_BYTES
 
+    def test_pieces_are_in_the_file_at_once_and_in_the_journal_when_the_chunk_is_whole(
+        self, make: Make
+    ) -> None:
+        partial, chunk = make(), chunk_of(CONTENT, 0)
+        for start in range(0, CHUNK_BYTES, 1_000_000):
+            assert partial.journalled() == {} and partial.prefix_bytes == start
+            partial.put(0, chunk[start : start + 1_000_000])
+            assert partial.read(start, 1000) == chunk[start : start + 1000]
+
+        assert partial.journalled() == {0: digests_of(CONTENT)[:DIGEST_BYTES]}
+
+    def test_a_piece_that_cannot_be_written_makes_its_chunk_begin_anew(self, make: Make) -> None:
+        partial, chunk = make(), chunk_of(CONTENT, 2)
+        partial.put(2, chunk[:1000])
+        with files_limited_to(CHUNK_BYTES), pytest.raises(NoRoom):
+            partial.put(2, chunk[1000:2000])
+        assert partial.begun_bytes(2) == 0
+        partial.put(2, chunk)
+
+        assert partial.journalled()[2] == digests_of(CONTENT)[2 * DIGEST_BYTES : 3 * DIGEST_BYTES]
+
 
 class TestTheEnd:
     def test_closing_keeps_both_files_and_frees_both_descriptors(self, make: Make) -> None:

@@ -40,7 +40,7 @@ class Story:
     @property
     def in_flight(self) -> int:
         """Bytes that an interruption may cost: a chunk for each range that is read at once."""
-        return min(4, -(-count_chunks(len(self.content)) // 4)) * CHUNK_BYTES
+        return min(4, count_chunks(len(self.content))) * CHUNK_BYTES
 
     async def run(self) -> Bench:
         """Interrupt it up to four times, then let it end; the directory in which it did."""

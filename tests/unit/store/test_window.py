@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.arrivals import GatedPool, Origin, chunk_of, content_of, digests_of, entry_of
 
-from modelexpress.domain.chunks import CHUNK_BYTES
+from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
 from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.spans import ByteSpan
@@ -236,16 +236,16 @@ class Schedule:
 class TestRanges:
     async def test_several_ranges_of_a_file_are_read_at_once(self, pool: GatedPool, make: Make) -> None:
         content = content_of(9 * CHUNK_BYTES + 3)
-        together = asyncio.Barrier(3)
+        together = asyncio.Barrier(4)
 
         async def meet(offset: int) -> None:
-            if offset in (0, 4 * CHUNK_BYTES, 8 * CHUNK_BYTES):
+            if offset in (0, CHUNK_BYTES, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES):
                 await asyncio.wait_for(together.wait(), 10)
 
         origin, partial = Origin(content, meet), make(content)
         await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
 
-        assert origin.most_reading == 3 and origin.bytes_read == len(content)
+        assert origin.most_reading == 4 and origin.bytes_read == len(content)
         assert partial.path.read_bytes() == content and partial.digests == digests_of(content)
 
     @pytest.mark.parametrize("limit", [1, 2])
@@ -298,8 +298,12 @@ class TestRanges:
             partial.put(index, chunk_of(content, index))
         await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
 
-        asked = sorted((span.start // CHUNK_BYTES, span.end // CHUNK_BYTES) for span in origin.spans)
-        assert asked == [(1, 3), (5, 7)] and partial.is_complete
+        asked = sorted(
+            index
+            for span in origin.spans
+            for index in range(span.start // CHUNK_BYTES, span.end // CHUNK_BYTES)
+        )
+        assert asked == [1, 2, 5, 6] and partial.is_complete
 
     async def test_an_empty_or_complete_file_asks_nothing(self, pool: GatedPool, make: Make) -> None:
         content = content_of(100)
@@ -337,6 +341,71 @@ class TestRanges:
 
         assert partial.digests == digests_of(content) and partial.path.read_bytes() == content
 
+    async def test_whoever_waits_for_the_first_byte_has_it_before_the_chunk_is_whole(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        content, partial_bytes = content_of(2 * CHUNK_BYTES), list[int]()
+
+        async def look(offset: int) -> None:
+            if offset == 1024 * 1024:
+                partial_bytes.append(partial.prefix_bytes)
+
+        partial, origin = make(content), Origin(content, look)
+        await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+        assert partial_bytes == [64 * 1024]
+
+    async def test_an_earlier_file_comes_before_a_later_one_and_a_small_one_before_both(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+        contents = {
+            "first": content_of(5 * CHUNK_BYTES),
+            "second": content_of(5 * CHUNK_BYTES, 1),
+            "small": content_of(10),
+        }
+        origins = {name: Origin(content) for name, content in contents.items()}
+
+        class All(Origin):
+            async def read(
+                self, entry: FileEntry, span: ByteSpan, on_version: OnVersion
+            ) -> AsyncIterator[bytes]:
+                order.append(entry.path)
+                async for piece in origins[entry.path].read(entry, span, on_version):
+                    yield piece
+
+        source = RangedSource(All(b""), pool, slots)
+        await asyncio.gather(
+            *(source.fill(entry_of(content, name), make(content)) for name, content in contents.items())
+        )
+
+        assert order.index("small") <= 2 and order.count("first") > 1
+        last_of_first = max(number for number, name in enumerate(order) if name == "first")
+        assert "second" not in order[:last_of_first]
+
+    async def test_two_sources_take_turns(self, pool: GatedPool, make: Make) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+
+        def noting(name: str, content: bytes) -> RangedSource:
+            async def note(offset: int) -> None:
+                order.append(name)
+
+            return RangedSource(Origin(content, note), pool, slots)
+
+        mine, theirs = content_of(40 * CHUNK_BYTES), content_of(2 * CHUNK_BYTES, 1)
+        await asyncio.gather(
+            noting("mine", mine).fill(entry_of(mine), make(mine)),
+            noting("theirs", theirs).fill(entry_of(theirs), make(theirs)),
+        )
+
+        assert order[-1] == "mine", "one model had to wait for the last byte of the other"
+
+
+def kept_bytes(partial: Partial) -> int:
+    """All that is here: chunks, and the beginnings of chunks."""
+    begun = sum(partial.begun_bytes(index) for index in range(count_chunks(partial.size)))
+    return partial.arrived_bytes + begun
+
 
 class Wrong(Origin):
     """Answers every range with `more` bytes too many (or too few)."""
@@ -360,13 +429,14 @@ class TestTrouble:
         content = content_of(4 * CHUNK_BYTES)
         partial = make(content)
         with pytest.raises(Corrupt, match=r"arrived wrong: (more than the|[0-9]+ bytes instead of)"):
-            await RangedSource(Wrong(content, more), pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+            await RangedSource(Wrong(content, more), pool, Slots(lambda: 1)).fill(entry_of(content), partial)
 
-        whole = 4 if more > 0 else (4 * CHUNK_BYTES + more) // CHUNK_BYTES
-        assert partial.prefix_bytes == whole * CHUNK_BYTES
+        whole = 1 if more > 0 else 0
+        assert partial.arrived_bytes == whole * CHUNK_BYTES
         assert partial.digests[: 32 * whole] == digests_of(content)[: 32 * whole]
         span = partial.take_missing(9)
-        assert (span is None) == (whole == 4) and (span is None or (span.first, span.end) == (whole, 4))
+        assert span is not None and span.first == whole
+        assert partial.begun_bytes(0) <= max(CHUNK_BYTES + min(more, 0), 0)
 
     async def test_what_arrived_before_an_error_stays_and_the_rest_is_missing_again(
         self, pool: GatedPool, make: Make
@@ -381,12 +451,16 @@ class TestTrouble:
         with pytest.raises(Unreachable, match="the line is cut"):
             await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
         assert origin.reading == 0, "a reading was left open"
-        assert partial.prefix_bytes == 2 * CHUNK_BYTES and pool.running == 0
-        before = partial.arrived_bytes
+        assert partial.begun_bytes(2) == 64 * 1024 and pool.running == 0, "a chunk's beginning was lost"
+        before = kept_bytes(partial)
         again = Origin(content)
         await RangedSource(again, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
 
-        assert again.bytes_read == len(content) - before and partial.path.read_bytes() == content
+        assert (
+            again.bytes_read == len(content) - before
+            and partial.digests == digests_of(content)
+            and partial.path.read_bytes() == content
+        )
 
     async def test_an_error_gives_all_slots_back(self, pool: GatedPool, make: Make) -> None:
         content, slots = content_of(9 * CHUNK_BYTES), Slots(lambda: 2)
@@ -465,7 +539,10 @@ class TestTrouble:
             await filling
 
         assert pool.running == 0
-        written = partial.arrived_bytes
-        assert 0 < written <= 3 * CHUNK_BYTES
+        written = kept_bytes(partial)
+        assert 0 < written <= 4 * CHUNK_BYTES
+        await asyncio.sleep(0.05)
+        assert kept_bytes(partial) == written
         span = partial.take_missing(9)
-        assert span is not None and span.first * CHUNK_BYTES == partial.prefix_bytes
+        assert span is not None
+        assert span.first * CHUNK_BYTES + partial.begun_bytes(span.first) == partial.prefix_bytes
