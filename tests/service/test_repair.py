@@ -100,7 +100,7 @@ class TestChunks:
             ((2 * CHUNK_BYTES + 7,), "chunk 3 of 5 differs: sha256 ", [CHUNK_BYTES]),
             ((len(CONTENT) - 1,), "chunk 5 of 5 differs: ", [LAST]),
             ((0, 3 * CHUNK_BYTES, 3 * CHUNK_BYTES + 9), "chunks 1, 4 of 5 differ: ", [CHUNK_BYTES] * 2),
-            ((0, CHUNK_BYTES), "chunks 1, 2 of 5 differ: ", [2 * CHUNK_BYTES]),
+            ((0, CHUNK_BYTES), "chunks 1, 2 of 5 differ: ", [CHUNK_BYTES] * 2),
         ],
     )
     async def test_flipped_bytes_cost_their_chunks_alone(

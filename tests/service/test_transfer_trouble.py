@@ -39,7 +39,7 @@ CONTENT = {
 }
 TOTAL = sum(map(len, CONTENT.values()))
 LANES = 4  # connections of a client to the data plane
-HELD_AT = CHUNK_BYTES + 1000  # of the large file: one chunk has arrived, and another is under way
+HELD_AT = 4 * CHUNK_BYTES + 5  # of the large file: four chunks have arrived, and the last is under way
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ class Halfway:
         self.pulling = asyncio.create_task(pull(house, root))
 
     async def wait(self) -> None:
-        """Return when what can be there is there: the other files, proven, and a chunk of the large one."""
-        there = TOTAL - len(CONTENT[LARGE]) + CHUNK_BYTES
+        """Return when what can be there is: the other files, proven, and four chunks of the large one."""
+        there = TOTAL - len(CONTENT[LARGE]) + 4 * CHUNK_BYTES
         await wait_until(lambda: self.held.applied > 0 and kept(self.house, self.root) >= there)
         await wait_until(lambda: len(list(self.root.glob(".mx/partials/*"))) == 2)
 
