@@ -40,7 +40,7 @@ RATE = 80_000_000  # bytes a second, from the origin as from the data plane
 LANES = 4  # connections of a client to the data plane
 BUFFERS = 2 * 1024 * 1024  # what a connection may hold on its way besides the chunk that is being received
 # Changes of its cache directory by a client from its start to the end of a cold pull of our model.
-LAST_STEP = 97
+LAST_STEP = 89
 VICTIMS = ("server", "client", "both")
 LOST_SERVER = {"Unreachable", "Cancelled"}
 
@@ -64,8 +64,8 @@ def make_repository() -> Repository:
 REPOSITORY = make_repository()
 FILES: Files = REPOSITORY.files(REPOSITORY.branches["main"])
 TOTAL = sum(file.size for file in FILES.values())
-# As many ranges as are read at once: of a large file one for each 16 MiB, of a small one all of it.
-RANGES = sum(min(4, -(-count_chunks(file.size) // 4)) for file in FILES.values())
+# As many ranges as may be read at once, each with a chunk under way.
+RANGES = sum(min(4, count_chunks(file.size)) for file in FILES.values())
 
 
 @pytest.fixture
