@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modelexpress.cache.access import get_provider, is_outage
@@ -61,14 +59,10 @@ class OriginReader:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """Who is told what the files of a pull become: readers, by path, and the space that was promised.
-
-    `saved` returns when it is on the disk whose the files are going to be.
-    """
+    """Who is told what the files of a pull become: readers, by path, and the space that was promised."""
 
     offers: Mapping[str, Offer]
     spend: OnSpend
-    saved: Callable[[], Awaitable[None]]
 
 
 class Pull:
@@ -115,10 +109,10 @@ class Pull:
             self._begin_counting(chosen)
             here = {f.entry.path for f in findings if f.presence is Presence.PROVEN}
             with self._parts.offers.pulled(self._repository.name, manifest.commit, chosen, here) as offers:
+                # Readers make their way here while the disk takes what is saved next.
                 self._state.list(manifest, manifest.only(entry.path for entry in chosen))
-                async with self._saving_ownership(manifest, findings) as saved:
-                    await self._fetch(manifest, findings, Watching(offers, spend, saved))
-                    await saved()
+                await self._save_ownership(manifest, findings)
+                await self._fetch(manifest, findings, Watching(offers, spend))
                 return await self._publish(manifest, chosen)
 
     async def _resumable_bytes(self, absent: list[FileEntry]) -> int:
@@ -182,27 +176,6 @@ class Pull:
         self._is_open = is_all_here and all(record.is_read_by_server for record in records if record.held)
         return findings
 
-    @asynccontextmanager
-    async def _saving_ownership(
-        self, manifest: Manifest, findings: Iterable[Finding]
-    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Save it when the body first waits for it, and once.
-
-        What arrives has no place of its own before that; and a file system that makes something durable
-        keeps those waiting who open files, which everybody does who waits for a first byte.
-        """
-        saving: list[asyncio.Task[None]] = []
-
-        async def saved() -> None:
-            if not saving:
-                saving.append(asyncio.create_task(self._save_ownership(manifest, findings)))
-            await asyncio.shield(saving[0])
-
-        try:
-            yield saved
-        finally:
-            await finish(asyncio.gather(*saving, return_exceptions=True))
-
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
         """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
         for finding in findings:
@@ -240,9 +213,7 @@ class Pull:
     async def _obtain(self, finding: Finding, source: Source, watching: Watching) -> None:
         path, blobs = finding.entry.path, self._parts.blobs
         is_absent = finding.presence is Presence.ABSENT
-        watch = Watch(
-            self._count, watching.spend if is_absent else _ignore, watching.offers[path], watching.saved
-        )
+        watch = Watch(self._count, watching.spend if is_absent else _ignore, watching.offers[path])
         if finding.presence is Presence.PROVEN:
             blobs.stand(finding.entry, finding.path, finding.mtime_ns, watch)
             if finding.entry.digest is not None:

@@ -28,22 +28,16 @@ def _ignore(count: int) -> None:
     pass
 
 
-async def _at_once() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Watch:
     """Who wants to know. `on_bytes`: bytes that count as done; `on_disk`: bytes of the disk that are taken.
 
     Both are negative when something is thrown away. `offer`: what readers see of the file.
-    `may_stand` is waited for before a proven file gets its place; it raises when it may not.
     """
 
     on_bytes: Callable[[int], None] = _ignore
     on_disk: Callable[[int], None] = _ignore
     offer: Offer | None = None
-    may_stand: Callable[[], Awaitable[None]] = _at_once
 
 
 @dataclass(frozen=True, slots=True)

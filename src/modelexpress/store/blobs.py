@@ -165,7 +165,6 @@ class Blobs:
                 # Readers need not wait for the disk: what was lost now would be fetched and proven again.
                 arriving.watch.offer.prove(DigestList(entry.size, partial.digests).root)
             blob = repository.blob(proven.digest)
-            await arriving.watch.may_stand()
             mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob))
             self.stand(proven, blob, mtime_ns, arriving.watch)
             return Obtained(proven, HeldEntry(_proof_of(entry), mtime_ns), arriving.fetched)
