@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.figures import MEGABYTE, Figure, Found, Run, Series, cpu_per_gigabyte, lowest, speed
@@ -19,16 +21,21 @@ from scripts.local_hub import local_hub
 from scripts.processes import Server, serving
 
 from modelexpress import Client
+from modelexpress.client.rpc import Connection, Target
+from modelexpress.client.server_calls import ServerCalls
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
 
 _COPIES = 4  # of the model on disk at once: its source, the server's, the client's and pages touched before
 
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """A server that has the model, and a raw one that serves the very same files."""
+    """A server that has the model, a raw one that serves the very same files, and one that sends to ours."""
 
     server: Server
     raw: RawServer
+    door: RawServer
     sizes: dict[str, int]
     folder: Path
 
@@ -54,11 +61,12 @@ class Warm:
             words |= {"touched": str(self.folder / "touched"), "sizes": list(self.sizes.values())}
         return Order(act, self.server.process, words)
 
-    def hub_order(self) -> Order:
-        """Pull with huggingface_hub from the raw server, which answers as a Hub."""
-        endpoint, folder = f"http://127.0.0.1:{self.raw.port}", str(self.folder / "hub")
+    def hub_order(self, at: RawServer) -> Order:
+        """Pull with huggingface_hub from what answers as a Hub: with the files, or with where they are."""
+        endpoint, folder = f"http://127.0.0.1:{at.port}", str(self.folder / "hub")
         words = {"endpoint": endpoint, "name": NAME, "folder": folder, "touch_bytes": self.bytes}
-        return Order("hub", self.raw.process, words)
+        process = self.raw.process if at is self.raw else self.server.process
+        return Order("hub", process, words)
 
     def memory_order(self) -> Order:
         """Pull from our server into memory."""
@@ -76,12 +84,28 @@ def warm(scene: Scene) -> Iterator[Warm]:
         with Client(endpoint=server.endpoint) as client:
             client.ensure(NAME)
         held = server.cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / pages.commit
-        with raw_server(folder / "raw", held, pages) as raw:
+        places = asyncio.run(_find_places(server, pages.commit))
+        with (
+            raw_server(folder / "raw", held, pages) as raw,
+            raw_server(folder / "door", held, replace(pages, places=places)) as door,
+        ):
             if scene.is_pinned:
                 pin(server.process, 0)
                 pin(raw.process, 0)
-            yield Warm(server, raw, sizes_of(held), folder)
+            yield Warm(server, raw, door, sizes_of(held), folder)
     shutil.rmtree(folder)
+
+
+async def _find_places(server: Server, commit: str) -> dict[str, tuple[str, int]]:
+    """Where our data plane has each file; under another host name than the sender's, as a CDN has."""
+    address = urllib.parse.urlsplit(server.endpoint)
+    target = Target(address.hostname or "", address.port or 0, server.endpoint)
+    async with Connection(target) as connection:
+        await connection.connect()
+        offered = await ServerCalls(connection, 0).find_offered(ModelRef.parse(NAME), commit, Selection())
+    assert offered is not None
+    root = f"http://localhost:{offered.port}/-/blobs"
+    return {e.path: (f"{root}/{offered.tickets[e.path]}", e.size) for e in offered.manifest.files}
 
 
 def measure_disk(scene: Scene) -> Found:
@@ -107,7 +131,8 @@ def measure_others(scene: Scene) -> Found:
             "stream": at.pull_order("stream"),
         }
         if at.raw.kind == "nginx":
-            contenders["hub"] = at.hub_order()
+            contenders["hub"] = at.hub_order(at.raw)
+            contenders["hub, our port"] = at.hub_order(at.door)
         series = _duel(scene, "others", at, contenders)
     ours = series["disk"]
     figures = [
@@ -116,6 +141,8 @@ def measure_others(scene: Scene) -> Found:
     ]
     if "hub" in series:
         figures.append(speed("to disk, by huggingface_hub", ours, series["hub"], ">= 1.5", "from nginx"))
+        same = series["hub, our port"]
+        figures.append(speed("to disk, by huggingface_hub from our port", ours, same, ">= 1.5"))
         figures.append(_fsync("huggingface_hub", series["hub"]))
     ours.name = "disk, beside others"
     return Found(list(series.values()), figures)

@@ -317,7 +317,7 @@ class TestInterrupted:
     async def test_removing_a_model_while_it_is_pulled_leaves_nothing_and_nothing_stuck(
         self, house: House, tmp_path: Path, proof_count: Callable[[int], int]
     ) -> None:
-        for seed in range(proof_count(6)):
+        for seed in range(proof_count(3)):
             held = house.hub.faults.add(Fault("hold", "body", WEIGHTS, after=10_000 * (seed % 9)))
             pulling = asyncio.create_task(pull(house))
             while not held.applied:

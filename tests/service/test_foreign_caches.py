@@ -345,7 +345,7 @@ class TestSharing:
         self, house: House, tmp_path: Path, proof_count: Callable[[int], int]
     ) -> None:
         expected = await fill_by_huggingface_hub(house.hub, tmp_path / "theirs")
-        for seed in range(proof_count(3)):
+        for seed in range(proof_count(2)):
             house.hub.faults.add(Fault("throttle", "body", times=5, rate=200_000 * (seed % 4 + 1)))
             ours, theirs = await asyncio.gather(pull(house), self.fill_elsewhere(house))
             assert ours.path == theirs

@@ -227,7 +227,7 @@ async def play(seed: int, hub: LocalHub, root: Path, expected: Tree) -> None:
 async def test_killed_at_any_point_nothing_false_counts_and_nothing_is_stuck(
     hub: LocalHub, tmp_path: Path, expected: Tree, proof_count: Callable[[int], int]
 ) -> None:
-    for seed in range(proof_count(6)):
+    for seed in range(proof_count(3)):
         try:
             await play(seed, hub, tmp_path / str(seed), expected)
         except BaseException as error:
@@ -240,7 +240,7 @@ async def test_killed_before_any_step_on_the_disk_the_next_server_goes_on_from_t
     hub: LocalHub, tmp_path: Path, expected: Tree, proof_count: Callable[[int], int]
 ) -> None:
     """One death or two in a row, each right before a change in the cache directory."""
-    for seed in range(proof_count(3)):
+    for seed in range(proof_count(2)):
         chance = random.Random(seed)
         place = Place(tmp_path / str(seed), hub.endpoint)
         place.root.mkdir()

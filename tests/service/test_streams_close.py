@@ -306,7 +306,7 @@ async def test_a_stream_that_is_cut_at_any_moment_leaves_no_open_file_and_no_tas
     async with open_house(hub, tmp_path) as house, connected(house.port) as channel:
         await Stream("warm", "demo/warm", True, None).run(channel)
         opened, before = open_below(house.root), asyncio.all_tasks()
-        for seed in range(proof_count(60)):
+        for seed in range(proof_count(30)):
             await asyncio.gather(*(cut_somewhere(house, random.Random(f"{seed}/{n}")) for n in range(4)))
         await wait_until_quiet(house, before)
         assert open_below(house.root) == opened

@@ -306,7 +306,7 @@ async def test_a_client_killed_before_any_step_on_its_disk_goes_on_from_there(
         try:
             await scene.live()  # the server has it all from here on
             assert "path" in await scene.wait_client()
-            for seed in range(proof_count(3)):
+            for seed in range(proof_count(2)):
                 await die_at_steps(scene, seed, tmp_path / f"mine-{seed}", expected)
         finally:
             scene.close()
