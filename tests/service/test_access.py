@@ -132,6 +132,21 @@ async def test_callers_with_tokens_of_their_own_cost_the_origin_one_download(
     assert set(fetched.values()) == {1} and "model.safetensors" in fetched
 
 
+async def test_a_crowd_without_tokens_costs_the_origin_one_question(house: House, tmp_path: Path) -> None:
+    held = house.hub.faults.add(Fault("hold", "body", "model.safetensors", after=1000))
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(house.client(tmp_path / f"{n}")) for n in range(8)]
+        pulls = [asyncio.create_task(client.pull(OPEN)) for client in clients]
+        while not held.applied:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # all have asked what is on its way
+        held.release()
+        await asyncio.gather(*pulls)
+
+    asked = [request for request in house.hub.log.requests if "auth-check" in request.path]
+    assert len(asked) == 1
+
+
 async def test_an_attempt_without_a_token_does_not_open_what_a_token_brings_later(
     house: House, tmp_path: Path
 ) -> None:

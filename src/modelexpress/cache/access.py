@@ -110,8 +110,7 @@ class Access:
         if known is None or self._clock.monotonic() >= known[1]:
             if self._is_offline:
                 raise Forbidden(f"{ref.name} was pulled with a caller's own token; {_SEND_TOKEN}")
-            allowed = await get_provider(self._providers, ref).may_read(repository, ANONYMOUS)
-            self._remember(key, allowed)
+            allowed = await self._ask_once(key, ANONYMOUS)
         else:
             allowed = known[0]
         if not allowed:
