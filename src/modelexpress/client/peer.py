@@ -22,6 +22,7 @@ _PAGE_CHUNKS = 32_768
 _TICKETS = 5  # that may expire or be refused in a row, for one file
 _HTTP_SECONDS = 30.0
 _LISTS = 5  # readings of a digest list, until one is what the server has proven
+_LIST_REST_SECONDS = 0.2  # after one that did not come
 
 
 class Roots:
@@ -128,6 +129,7 @@ class PeerSource:
             except (Corrupt, Unreachable):
                 if attempt == _LISTS:
                     raise
+                await asyncio.sleep(_LIST_REST_SECONDS * attempt)
         raise Corrupt(f"the server's digest list of {shown(entry.path)} is not the one it has proven")
 
     def _ticket(self, entry: FileEntry) -> str:

@@ -33,6 +33,8 @@ CHUNKS_HEADER = "MX-Chunks"
 MOST_DIGESTS = 32_768
 """Of one answer: a MiB, for 128 GiB of file."""
 
+_LIST_WAIT_SECONDS = 10.0  # less than a client waits for an answer
+
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
 _log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class BlobService:
                 loop.call_soon_threadsafe(changed.set)
 
         with offer.listened(hear, is_of_states=True), suppress(TimeoutError):
-            async with asyncio.timeout(self.wait_seconds):
+            async with asyncio.timeout(min(self.wait_seconds, _LIST_WAIT_SECONDS)):
                 while offer.root is not None and not isinstance(offer.state, Standing):
                     await changed.wait()
                     changed.clear()
@@ -130,7 +132,8 @@ class BlobService:
             raise Refusal(state)
         if not isinstance(state, Standing):
             raise Refusal(
-                Busy("the file is not proven yet, so nothing vouches for a list; ask again"), status=409
+                Busy("the file is not proven and in its place yet, so there is no list; ask again"),
+                status=409,
             )
         return state
 

@@ -97,6 +97,8 @@ class Reader:
         return False
 
     def _readable_until(self, position: int) -> int:
+        # Before the state: the root of a state that has come meanwhile must not vouch for this one.
+        root = self._offer.root
         if self._standing is None:
             partial, state = self._partial, self._offer.state
             if partial is not None and not self._takes_unproven and partial.forgotten != self._forgotten:
@@ -105,7 +107,7 @@ class Reader:
                 # Who cannot throw bytes away gets what the journal has: another process of ours, which
                 # such a client may go on at, has the same bytes there or says that it has not.
                 here = partial.arrived_until(position, is_whole=not self._takes_unproven)
-                is_held = not self._takes_unproven and self._offer.root is None
+                is_held = not self._takes_unproven and root is None
                 return min(here, self._held_from) if is_held else here
             if self._lost is partial or not isinstance(state, Standing):
                 raise CutShort("the arriving file was given up or begun anew")

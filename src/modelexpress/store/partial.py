@@ -76,7 +76,7 @@ class Partial(Arrivals):
             known = self._etags.get(host)
             if known is None:
                 self._etags[host] = etag
-                self._etags_to_save.append((host, etag))  # by the next `put`: this may be an event loop
+                self._etags_to_save.append((host, etag))  # with the next chunk: this may be an event loop
         if known not in (None, etag):
             raise Corrupt(f"the file changed at {host} while it was read ({known} became {etag})")
 

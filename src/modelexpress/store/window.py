@@ -65,9 +65,10 @@ _Turn = tuple[int, int, "asyncio.Future[None]"]
 
 
 class Slots:
-    """How many ranges are read at once, of all files together; the lowest rank first, then who came first.
+    """How many ranges are read at once, of all files together.
 
-    `limit` says how many now; `pacing` hears what they bring.
+    Groups take turns, so that no pull waits for another one's end; within a group the lowest rank goes
+    first, then who came first. `limit` says how many now; `pacing` hears what they bring.
     """
 
     def __init__(
@@ -77,13 +78,13 @@ class Slots:
         self._pacing = pacing or _Deaf()
         self._clock = clock
         self._used = 0
-        self._waiting: list[_Turn] = []
+        self._waiting: dict[object, list[_Turn]] = {}  # by group; the first one is next
         self._numbers = itertools.count()
 
     @asynccontextmanager
-    async def one(self, rank: int = 0) -> AsyncIterator[None]:
+    async def one(self, rank: int = 0, group: object = None) -> AsyncIterator[None]:
         """Hold a slot in the body, waiting for it as long as it takes."""
-        await self._take(rank)
+        await self._take(rank, group)
         self._pacing.note_open(self._clock.monotonic())
         try:
             yield
@@ -100,17 +101,16 @@ class Slots:
         self._pacing.note_bytes(count, self._clock.monotonic())
         self._wake()  # the limit may have risen
 
-    async def _take(self, rank: int) -> None:
+    async def _take(self, rank: int, group: object) -> None:
         """A slot is handed over by who wakes us, so that no newcomer can get in between."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (rank, next(self._numbers), turn))
+        heapq.heappush(self._waiting.setdefault(group, []), (rank, next(self._numbers), turn))
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting = [waiting for waiting in self._waiting if waiting[-1] is not turn]
-                heapq.heapify(self._waiting)
+                self._forget(group, turn)
             else:  # it was handed over just then
                 self._used -= 1
             self._wake()
@@ -118,13 +118,24 @@ class Slots:
 
     def _wake(self) -> None:
         while self._waiting and self._used < self._limit():
-            turn = heapq.heappop(self._waiting)[-1]
+            group = next(iter(self._waiting))
+            turns = self._waiting.pop(group)
+            turn = heapq.heappop(turns)[-1]
+            if turns:
+                self._waiting[group] = turns  # behind all others
             if not turn.cancelled():
                 self._used += 1
                 turn.set_result(None)
 
+    def _forget(self, group: object, turn: asyncio.Future[None]) -> None:
+        left = [waiting for waiting in self._waiting.pop(group, ()) if waiting[-1] is not turn]
+        if left:
+            heapq.heapify(left)
+            self._waiting[group] = left
+
     def __repr__(self) -> str:
-        return f"<Slots {self._used} of {self._limit()} used, {len(self._waiting)} waiting>"
+        waiting = sum(map(len, self._waiting.values()))
+        return f"<Slots {self._used} of {self._limit()} used, {waiting} waiting>"
 
 
 class _Deaf:
@@ -157,11 +168,12 @@ class RangedSource:
         self._pool = pool
         self._slots = slots
         self._clock = clock
-        self._ranks = itertools.count(1)
+        self._ranks: dict[str, int] = {}
 
     async def fill(self, entry: FileEntry, partial: Partial) -> None:
         """Bring every missing chunk. Raises what the reader raises, Corrupt for a body of another length."""
-        rank = next(self._ranks) if entry.size > CHUNK_BYTES else 0
+        # Kept for a file that is filled a second time, for the sake of a chunk.
+        rank = self._ranks.setdefault(entry.path, len(self._ranks) + 1) if entry.size > CHUNK_BYTES else 0
         try:
             await self._fill_in_ranges(entry, partial, rank)
         except Unsupported:
@@ -179,7 +191,7 @@ class RangedSource:
         buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
         length = 1
         while True:
-            async with self._slots.one(rank):
+            async with self._slots.one(rank, self):
                 span = partial.take_missing(length)
                 if span is None:
                     return
@@ -194,7 +206,7 @@ class RangedSource:
 
     async def _fill_whole(self, entry: FileEntry, partial: Partial, rank: int) -> None:
         buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
-        async with self._slots.one(rank):
+        async with self._slots.one(rank, self):
             await self._bring(entry, partial, ByteSpan(0, entry.size), buffer)
 
     async def _bring(self, entry: FileEntry, partial: Partial, span: ByteSpan, buffer: memoryview) -> None:

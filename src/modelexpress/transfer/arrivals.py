@@ -85,8 +85,8 @@ class Arrivals(ABC):
     def put(self, index: int, data: memoryview) -> None:
         """The next bytes of chunk `index` have come, behind those that are here; its last make it whole.
 
-        Raises ValueError for more than the chunk has, and what keeping them raises; the chunk then
-        begins anew.
+        Raises ValueError for more than the chunk has, and changes nothing then. Raises what keeping them
+        raises; the chunk then begins anew, and the file has to be given up: readers may have seen more.
         """
         begun, length = self.begun_bytes(index), chunk_span(index, self.size).length
         if begun + len(data) > length:

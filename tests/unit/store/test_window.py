@@ -383,6 +383,23 @@ class TestRanges:
         last_of_first = max(number for number, name in enumerate(order) if name == "first")
         assert "second" not in order[:last_of_first]
 
+    async def test_a_group_that_came_later_takes_turns_whatever_its_ranks(self) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+
+        async def use(group: str, rank: int) -> None:
+            async with slots.one(rank, group):
+                order.append(f"{group}{rank}")
+
+        async with slots.one():
+            old = [asyncio.create_task(use("old", rank)) for rank in (22, 20, 21)]
+            await asyncio.sleep(0)
+            new = [asyncio.create_task(use("new", rank)) for rank in (3, 1, 2, 4)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*old, *new)
+
+        assert order == ["old20", "new1", "old21", "new2", "old22", "new3", "new4"]
+        assert repr(slots) == "<Slots 0 of 1 used, 0 waiting>"
+
     async def test_two_sources_take_turns(self, pool: GatedPool, make: Make) -> None:
         slots, order = Slots(lambda: 1), list[str]()
 
@@ -392,7 +409,7 @@ class TestRanges:
 
             return RangedSource(Origin(content, note), pool, slots)
 
-        mine, theirs = content_of(40 * CHUNK_BYTES), content_of(2 * CHUNK_BYTES, 1)
+        mine, theirs = content_of(12 * CHUNK_BYTES), content_of(2 * CHUNK_BYTES, 1)
         await asyncio.gather(
             noting("mine", mine).fill(entry_of(mine), make(mine)),
             noting("theirs", theirs).fill(entry_of(theirs), make(theirs)),

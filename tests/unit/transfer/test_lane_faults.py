@@ -145,7 +145,7 @@ async def test_a_server_that_waits_for_its_origin_is_waited_for(
     never = threading.Event()
     server.script = in_turn(*[Fault(only=10, gate=never)] * (patience.tries + 2))
     sink = LoggedSink(len(content))
-    with Lanes(Address(server.host, server.port), 1, replace(patience, stall_seconds=0.05)) as lanes:
+    with Lanes(Address(server.host, server.port), 1, replace(patience, stall_seconds=0.3)) as lanes:
         await lanes.bring("/f", sink)
     assert sink.memory == content
 
