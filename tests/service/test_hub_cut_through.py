@@ -94,7 +94,7 @@ async def test_wrong_bytes_from_the_origin_never_become_a_file_of_theirs(
     python: Path, tmp_path: Path, proof_count: Callable[[int], int]
 ) -> None:
     ended_well = 0
-    for seed in range(proof_count(2)):
+    for seed in range(proof_count(3)):
         chance, folder = random.Random(seed), tmp_path / f"{seed}"
         folder.mkdir()
         async with open_door(folder, rate=chance.choice([0, 30_000_000])) as (house, _, endpoint):

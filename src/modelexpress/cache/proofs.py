@@ -15,7 +15,7 @@ from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import shown
 from modelexpress.domain.selection import is_ancillary
 from modelexpress.store.digests import DigestList
-from modelexpress.store.offers import Offer, Standing, offer_id_of
+from modelexpress.store.offers import Offer, Standing, State, offer_id_of
 from modelexpress.store.proof import prove_chunks
 
 
@@ -62,7 +62,8 @@ async def watch_proofs(parts: CacheParts, manifest: Manifest) -> AsyncIterator[P
             for path in await ready.take():
                 state = pending[path].state if path in pending else None
                 root = pending[path].root if path in pending else None
-                if root is not None:  # said before the file is durable: what is proven stays proven
+                if root is not None and not await _has_changed(parts, entries[path], state):
+                    # Said before the file is durable: what is proven stays proven.
                     del pending[path]
                     yield ProvenFile(path, entries[path].size, root)
                 elif isinstance(state, NotFound) and is_ancillary(path):
@@ -86,12 +87,31 @@ def _find_offer(parts: CacheParts, manifest: Manifest, entry: FileEntry) -> Offe
 async def _find_root(parts: CacheParts, entry: FileEntry, offer: Offer, standing: Standing) -> str:
     """The root of a file that stood here before anybody asked; many who ask at once cost one reading."""
     async with parts.turns.of(f"digest list {offer.id}"):
-        if offer.root is not None and offer.state is standing:
+        if (
+            offer.root is not None
+            and offer.state is standing
+            and not await _has_changed(parts, entry, standing)
+        ):
             return offer.root
         found = await _find_list(parts, entry, standing)
         if offer.state is standing:
             offer.prove(found.root)
         return found.root
+
+
+async def _has_changed(parts: CacheParts, entry: FileEntry, state: State) -> bool:
+    """True when the file that stands is no longer the one that was proven, by its size and time."""
+    if not isinstance(state, Standing):
+        return False
+
+    def look() -> bool:
+        try:
+            found = state.path.stat()
+        except OSError:
+            return True
+        return (found.st_size, found.st_mtime_ns) != (entry.size, state.mtime_ns)
+
+    return await parts.pool.run(f"looking at {entry.path}", look)
 
 
 async def _find_list(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:

@@ -34,13 +34,6 @@ State = Partial | Standing | MxError | None
 """Arriving, standing, failed, or (None) awaited."""
 
 
-def _is_same_file(before: State, after: State) -> bool:
-    """True for the file that was proven while it arrived, or that is reached by another path now."""
-    if isinstance(before, Standing) and isinstance(after, Standing):
-        return (before.mtime_ns, before.digest_list) == (after.mtime_ns, after.digest_list)
-    return isinstance(before, Partial) and isinstance(after, Standing)
-
-
 class Offer:
     """One file, and those who want to hear when its `state` changes or bytes of it arrive."""
 
@@ -69,8 +62,8 @@ class Offer:
 
     def become(self, state: State) -> None:
         """Enter another state, and tell all listeners."""
-        if not _is_same_file(self._state, state):
-            self._root = None
+        if not (isinstance(state, Standing) and isinstance(self._state, Partial)):
+            self._root = None  # only the file that was proven while it arrived stands with the same root
         self._state = state
         self._tell_all()
 
