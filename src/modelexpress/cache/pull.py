@@ -154,8 +154,11 @@ class Pull:
             await self._save(record)
 
     async def _save(self, record: SnapshotRecord) -> None:
-        await self._parts.pool.run(
-            f"saving the record of {self._request.ref}", self._parts.records.save, record
+        # To its end even when cancelled: whoever removes the model waits for us, not for a thread.
+        await finish(
+            self._parts.pool.run(
+                f"saving the record of {self._request.ref}", self._parts.records.save, record
+            )
         )
 
     async def _find_record(self) -> SnapshotRecord | None:

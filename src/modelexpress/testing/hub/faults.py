@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import random
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ Kind = Literal["api", "tree", "resolve", "body", "any"]
 Action = Literal[
     "status", "reset", "truncate", "wrong_bytes", "throttle", "hold", "hang", "ignore_range", "etag"
 ]
+
+
+_RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 
 
 @dataclass(eq=False)
@@ -84,15 +88,25 @@ class Faults:
             fault.release()
         self._rules.clear()
 
-    def take(self, kind: Kind, path: str, has_body: bool = True) -> Fault | None:
-        """The fault of a request that begins now."""
+    def take(
+        self, kind: Kind, path: str, has_body: bool = True, asked_range: str | None = None
+    ) -> Fault | None:
+        """The fault of a request that begins now; `asked_range`: its Range header."""
         for fault in self._rules:
             if not fault.can_happen(kind, has_body) or not fnmatch.fnmatchcase(path, fault.path):
                 continue
             if fault.times is not None and fault.applied >= fault.times:
+                continue
+            if fault.action == "wrong_bytes" and not _is_in(fault.after, asked_range):
                 continue
             if fault.chance < 1.0 and self._random.random() >= fault.chance:
                 continue
             fault.applied += 1
             return fault
         return None
+
+
+def _is_in(place: int, asked_range: str | None) -> bool:
+    """True when a body of this range holds the byte at `place`; also for what is no range of two numbers."""
+    found = _RANGE.fullmatch(asked_range or "")
+    return found is None or int(found[1]) <= place <= int(found[2])

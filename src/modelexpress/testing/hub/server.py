@@ -296,7 +296,8 @@ class LocalHub:
             _token(request), headers.get("Range"), headers.get("Via"),
         )  # fmt: skip
         self.log.requests.append(entry)
-        return entry, self.faults.take(kind, path, has_body=request.method != "HEAD")
+        fault = self.faults.take(kind, path, request.method != "HEAD", headers.get("Range"))
+        return entry, fault
 
     async def _refuse(
         self, request: web.Request, name: str, fault: Fault | None, is_file: bool
