@@ -100,16 +100,15 @@ async def _find_root(parts: CacheParts, entry: FileEntry, offer: Offer, standing
 
 
 async def _has_changed(parts: CacheParts, entry: FileEntry, state: State) -> bool:
-    """True when the file that stands is no longer the one that was proven, by its size and time."""
+    """True when a file stands here that is no longer the one that was proven."""
     if not isinstance(state, Standing):
         return False
 
     def look() -> bool:
         try:
-            found = state.path.stat()
+            return not state.is_unchanged(state.path.stat(), entry.size)
         except OSError:
             return True
-        return (found.st_size, found.st_mtime_ns) != (entry.size, state.mtime_ns)
 
     return await parts.pool.run(f"looking at {entry.path}", look)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -114,7 +113,7 @@ class Reader:
             if not _is_same_file(self.file, state.path):
                 raise CutShort("the file was proven as another one than the one that was sent")
             self._standing = state
-        if not _is_unchanged(os.fstat(self.file.fileno()), self._standing, self._offer.size):
+        if not self._standing.is_unchanged(os.fstat(self.file.fileno()), self._offer.size):
             raise CutShort("the file changed while it was sent")
         return self._offer.size
 
@@ -142,15 +141,11 @@ def _open_standing(standing: Standing, size: int) -> FileIO:
         raise Refusal(
             StorageFailed(f"the file cannot be opened: {error.strerror}; look at the server")
         ) from error
-    if not _is_unchanged(os.fstat(descriptor), standing, size):
+    if not standing.is_unchanged(os.fstat(descriptor), size):
         os.close(descriptor)
         changed = Corrupt("the file changed on the server's disk since it was proven; pull the model again")
         raise Refusal(changed, status=409)
     return FileIO(descriptor, "rb")
-
-
-def _is_unchanged(found: os.stat_result, standing: Standing, size: int) -> bool:
-    return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (size, standing.mtime_ns)
 
 
 def _is_same_file(file: FileIO, path: Path) -> bool:

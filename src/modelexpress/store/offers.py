@@ -7,6 +7,8 @@ The bridge between the loop that decides and the threads that move bytes; safe f
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,10 @@ class Standing:
     path: Path
     mtime_ns: int
     digest_list: Path
+
+    def is_unchanged(self, found: os.stat_result, size: int) -> bool:
+        """Whether `found` is still the file that was proven, `size` bytes long, by its size and time."""
+        return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (size, self.mtime_ns)
 
 
 State = Partial | Standing | MxError | None
