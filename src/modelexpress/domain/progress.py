@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a pull has come, as a value that every door can show."""
+"""How far a pull has come, as a value that every door can show; and sizes as people write them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
+from modelexpress.domain.errors import Invalid
+
 _KIB = 1024
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([kmgtp]?)(i?b|bytes?)?", re.IGNORECASE)
+_PREFIXES = ("", "k", "m", "g", "t", "p")
+_MOST_SHOWN = 60
 
 
 class Phase(Enum):
@@ -47,3 +53,12 @@ def format_bytes(count: int) -> str:
         if amount < _KIB:
             return f"{amount:.2f} {unit}"
     return f"{amount / _KIB:.2f} GB"
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size as `format_bytes` writes it, 1024-based: `1234`, `40GB`, `1.5 TiB`. Raises Invalid."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise Invalid(f"{text[:_MOST_SHOWN]!a} is no size: give bytes (1234) or a size such as 40GB")
+    factor = _KIB ** _PREFIXES.index(found[2].lower())
+    return int(found[1]) * factor if found[1].isdigit() else int(float(found[1]) * factor)
