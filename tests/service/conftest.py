@@ -13,7 +13,7 @@ from tests.support.house import House, open_house
 
 from modelexpress import compose
 from modelexpress.client.remote_control import RemoteControl
-from modelexpress.domain.held import CacheControl
+from modelexpress.domain.control import CacheControl
 from modelexpress.testing.hub import LocalHub
 from modelexpress.testing.hub.models import tiny_model
 

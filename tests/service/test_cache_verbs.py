@@ -22,8 +22,9 @@ from tests.support.caches import (
 )
 from tests.support.house import House, tree
 
+from modelexpress.domain.control import CacheControl
 from modelexpress.domain.errors import NotFound
-from modelexpress.domain.held import CacheControl, HeldSnapshot, Verified
+from modelexpress.domain.held import HeldSnapshot, Verified
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.testing.hub.models import tiny_files, tiny_model

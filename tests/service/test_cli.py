@@ -241,7 +241,7 @@ async def test_the_cache_commands_act_on_the_server_when_one_is_named_and_say_so
         (snapshot,) = said.document["snapshots"]
         assert (snapshot["name"], snapshot["refs"], snapshot["state"]) == (NAME, ["main"], "ours")
     heads, row, total = human.out.splitlines()
-    assert heads.split() == ["model", "commit", "refs", "size", "files", "used", "state"]
+    assert heads.split() == ["model", "commit", "refs", "on", "disk", "shared", "files", "used", "state"]
     assert row.startswith(NAME) and total.startswith("1 snapshots")
 
 
@@ -434,7 +434,7 @@ async def test_bash_completes_commands_flags_and_models(shell: Shell) -> None:
     out, err = await process.communicate()
 
     assert (out.decode().splitlines(), err) == (
-        ["cache", "ls rm prune verify adopt", NAME, "--strategy"], b""
+        ["cache", "ls rm prune verify adopt plan evict explain pins pin unpin", NAME, "--strategy"], b""
     )  # fmt: skip
 
 
@@ -451,3 +451,29 @@ async def test_logs_are_json_when_asked_for(shell: Shell) -> None:
 
     assert said.status == 0 and all({"time", "level", "message"} <= event.keys() for event in logged)
     assert logged
+
+
+async def test_what_stays_and_what_goes_is_shown_and_done(house: House, shell: Shell) -> None:
+    await shell.run("pull", NAME, "--no-shared-storage", "--cache-path", "mine")
+
+    pinned = await shell.run("cache", "pin", "demo/*", "--until", "7d")
+    told = await shell.run("cache", "explain", NAME)
+    refused = await shell.run("cache", "evict", NAME, "--yes", "-f", "json")
+    listed = await shell.run("cache", "pins", "-f", "json")
+    ended = await shell.run("cache", "unpin", "demo/*")
+    planned = await shell.run("cache", "plan", "--for", "1PB")
+    dry = await shell.run("cache", "evict", NAME, "--dry-run", "-f", "json")
+    asked = await shell.run("cache", "evict", NAME)
+    done = await shell.run("cache", "evict", NAME, "--yes", "-f", "json")
+
+    assert pinned.out.splitlines()[1].startswith(f"keeps {NAME}@")
+    assert "stays: pinned as demo/*" in told.out and "come free when it alone goes" in told.out
+    assert (refused.status, refused.document["code"]) == (1, "Busy") and "pinned as" in refused.document[
+        "error"
+    ]
+    assert [pin["pattern"] for pin in listed.document["pins"]] == ["demo/*"]
+    assert ended.out == "unpinned demo/*\n"
+    assert "cannot be had: nothing more may go" in planned.out and "room for" in planned.out
+    assert dry.document["evictions"] == done.document["evictions"] and not dry.document["is_done"]
+    assert asked.status == 2 and "--yes" in asked.err
+    assert done.document["is_done"] and await house.cache.list_held() == []

@@ -39,7 +39,8 @@ SERVER_FLAGS = [
     ["--host", "a b"], ["--host", "x\0"], ["--host", LONG], ["--metrics-port", "1e3"],
     ["--drain-seconds", "-5"], ["--drain-seconds", "forever"], ["--cache-directory", "a\0b"],
     ["--database-path", "a\0b"], ["--security-mode", "enforce"], ["--security-mode", "none"],
-    ["--security-token-audiences", "a,b"], ["--cache-eviction-enabled", "true"],
+    ["--security-token-audiences", "a,b"], ["--cache-max-size-bytes", "0"],
+    ["--cache-max-size-bytes", "much"],
     ["--cache-eviction-enabled", "perhaps"], ["--log-level", "\0"], ["--config", LONG],
 ]  # fmt: skip
 

@@ -155,6 +155,9 @@ def filled(chance: random.Random, kind: type[Message]) -> Message:
             field.CPPTYPE_STRING: "demo/nothing",
             field.CPPTYPE_ENUM: 0,
             field.CPPTYPE_UINT32: chance.randrange(2**32),
+            field.CPPTYPE_UINT64: chance.randrange(2**64),
+            field.CPPTYPE_INT64: chance.randrange(-(2**63), 2**63),
+            field.CPPTYPE_DOUBLE: chance.choice([0.0, -1.0, 1e300, float("inf"), float("nan")]),
             field.CPPTYPE_BOOL: True,
         }.get(field.cpp_type)
         if field.type == field.TYPE_BYTES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from tests.support.venvs import make_venv, run_in_venv
 from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.testing.hub import Fault, HubOptions, LocalHub, Repository
 
-pytestmark = [pytest.mark.packages, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.packages, pytest.mark.timeout(0 if "PROOF_COUNT" in os.environ else 180)]
 
 NAME = "demo/through"
 LARGE, SMALL = "model.safetensors", "config.json"

@@ -19,8 +19,9 @@ from modelexpress import compose
 from modelexpress.client import LocalModel
 from modelexpress.client.remote_control import RemoteControl
 from modelexpress.domain.chunks import CHUNK_BYTES
+from modelexpress.domain.control import CacheControl
 from modelexpress.domain.errors import NotFound
-from modelexpress.domain.held import CacheControl, Verified
+from modelexpress.domain.held import Verified
 from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import ModelRef
 from modelexpress.testing.hub import Fault, LocalHub, Repository

@@ -145,7 +145,7 @@ class Failing:
         self._error = error
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("list_held", "held_files"):
+        if name in ("list_held", "held_files", "opened_files"):
             raise self._error
         return getattr(self._house.cache, name)
 

@@ -9,8 +9,8 @@ import pytest
 from tests.support.caches import NAME, pull
 from tests.support.house import House
 
+from modelexpress.domain.control import CacheControl
 from modelexpress.domain.errors import Invalid, NotFound
-from modelexpress.domain.held import CacheControl
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef
 

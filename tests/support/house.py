@@ -70,6 +70,8 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
         "server.metrics_port": 0,
         "origin.redirect_hosts": "localhost,127.0.0.1",
         "origin.revalidate": "always",
+        "cache.eviction.grace": 0,
+        "cache.path_lease": 0,
         **{key.replace("__", "."): value for key, value in settings.items()},
     }
     return compose.load_settings("server", flags, env), env

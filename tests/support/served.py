@@ -57,6 +57,8 @@ class Place:
             "server.drain_seconds": 1,
             "origin.redirect_hosts": "localhost,127.0.0.1",
             "origin.revalidate": "always",
+            "cache.eviction.grace": 0,
+            "cache.path_lease": 0,
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
 

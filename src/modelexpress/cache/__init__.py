@@ -4,15 +4,18 @@
 from modelexpress.cache.access import AccessRules, ServerToken
 from modelexpress.cache.flights import Flight
 from modelexpress.cache.freshness import FreshnessRules
+from modelexpress.cache.ledger import Limits
 from modelexpress.cache.model_cache import ModelCache
 from modelexpress.cache.opening import CacheOptions, Surroundings, open_cache
-from modelexpress.cache.parts import MakeSource, PatternRule, PullRules
+from modelexpress.cache.parts import EvictionOptions, MakeSource, PatternRule, PullRules
 
 __all__ = [
     "AccessRules",
     "CacheOptions",
+    "EvictionOptions",
     "Flight",
     "FreshnessRules",
+    "Limits",
     "MakeSource",
     "ModelCache",
     "PatternRule",

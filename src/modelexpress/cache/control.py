@@ -9,20 +9,24 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+from modelexpress.cache.collecting import collect
 from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.removing import Remover
 from modelexpress.cache.verifying import Suspect, Verification
 from modelexpress.domain.errors import Busy, Invalid, NotFound
 from modelexpress.domain.held import HeldSnapshot, OnProgress, Removal, RemovalPlan, Verified
+from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest
+from modelexpress.domain.pins import Pin
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import ALL_FILES, Selection, Weights
 from modelexpress.store.layout import Repository, model_ref
 from modelexpress.store.proof import find_damage
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
-from modelexpress.store.removal import RepositoryRemoval, carry_out, plan_removal
+from modelexpress.store.removal import RepositoryRemoval, plan_removal
 from modelexpress.store.survey import list_commits, list_repositories, read_foreign_manifest, read_refs
 from modelexpress.store.tally import Tally, tally
-from modelexpress.store.volume import Ownership, leftovers, remove_tree
+from modelexpress.store.volume import Ownership
 
 _COMMIT_START = re.compile(r"[0-9a-f]{7,40}")
 _SHOWN_COMMITS = 5
@@ -31,11 +35,12 @@ _log = logging.getLogger(__name__)
 
 
 class LocalControl:
-    """CacheControl on the directory itself (see `domain.held.CacheControl` for the promises)."""
+    """CacheControl on the directory itself (see `domain.control.CacheControl` for the promises)."""
 
     def __init__(self, parts: CacheParts) -> None:
         self._parts = parts
         self.where = str(parts.layout.root)
+        self._remover = Remover(parts)
 
     async def list_held(self) -> list[HeldSnapshot]:
         """Everything in the cache, by name and commit, also what other tools wrote."""
@@ -57,16 +62,22 @@ class LocalControl:
     async def prune(self, is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of our snapshots that no ref names, and of leftovers."""
         removals: list[Removal] = []
+        notes: list[str] = []
+        pins = await self._parts.pool.run("reading the pins", self._parts.pins.read)
         if not is_dry_run:
             await self._check_not_served()
         for repository in await self._parts.pool.run("listing", list_repositories, self._parts.layout):
             async with self._parts.turns.of(repository.name):
-                plan = await self._parts.pool.run(f"planning {repository.name}", self._plan_prune, repository)
-                if plan is not None and not is_dry_run:
-                    await self._carry_out(plan)
-                removals.extend(plan.removals if plan is not None else ())
-        count, size = await self._parts.pool.run("sweeping leftovers", self._sweep, is_dry_run)
-        return RemovalPlan(tuple(removals), count, size)
+                what = f"planning {repository.name}"
+                plan, kept = await self._parts.pool.run(what, self._plan_prune, repository, pins)
+                notes += kept
+                if plan is None or self._parts.leases.is_used(_model_of(repository)):
+                    continue  # nothing names a commit that is just being pulled
+                if not is_dry_run:
+                    await self._remover.carry_out(plan)
+                removals.extend(plan.removals)
+        count, size = await collect(self._parts, is_dry_run, takes_resumable=True)
+        return RemovalPlan(tuple(removals), count, size, tuple(notes))
 
     async def verify(
         self, ref: ModelRef | None, on_progress: OnProgress, is_repair: bool = False
@@ -92,7 +103,8 @@ class LocalControl:
             await self._check_not_served()
         for record in found:
             if not _is_wholly_owned(record):
-                taken = await self._adopt_snapshot(record, is_dry_run)
+                async with self._parts.leases.held(SnapshotKey.of(record.manifest).model, "adopted"):
+                    taken = await self._adopt_snapshot(record, is_dry_run)
                 adopted.extend([taken] if taken is not None else [])
         return adopted
 
@@ -265,8 +277,15 @@ class LocalControl:
         async with self._parts.turns.of(name):
             plan, notes = await self._parts.pool.run(f"planning {name}", self._plan_removal, revisions)
             if not is_dry_run:
-                await self._carry_out(plan)
+                await self._remover.carry_out(plan)
         return RemovalPlan(plan.removals, notes=tuple(notes))
+
+    async def _records_of(self, ref: ModelRef) -> list[SnapshotRecord]:
+        """The records of what a ref means here; NotFound when it is nothing."""
+        found = await self._parts.pool.run(f"looking for {ref}", self._find_snapshots_and_lost, ref)
+        if not found:
+            raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to remove")
+        return found
 
     def _plan_removal(self, revisions: list[ModelRef]) -> tuple[RepositoryRemoval, list[str]]:
         """The plan for some revisions of one model."""
@@ -280,38 +299,30 @@ class LocalControl:
         plan = plan_removal(self._parts.layout, model, self._parts.records, frozenset(found), "asked for")
         return plan, [_note(found[c]) for c in sorted(found) if not _is_wholly_owned(found[c])]
 
-    def _plan_prune(self, repository: Repository) -> RepositoryRemoval | None:
+    def _plan_prune(
+        self, repository: Repository, pins: list[Pin]
+    ) -> tuple[RepositoryRemoval | None, list[str]]:
+        """What nothing names of a model, and what of it stays all the same and why."""
         ref = model_ref(repository.name)
         # A ref that leads nowhere says nothing of what is here.
         named = set(read_refs(repository).values()) & set(list_commits(repository))
         known = {record.manifest.commit for record in self._parts.records.find_all(ref)}
-        loose = frozenset(known - named)
+        now = self._parts.clock.wall()
+        lasting = [pin for pin in pins if not pin.is_over(now)]
+        model, holders = _model_of(repository), self._parts.leases.paths.holders
+        unnamed, kept = known - named, {}
+        for commit in sorted(unnamed):
+            if any(pin.matches(repository.name, commit, ()) for pin in lasting):
+                kept[commit] = "pinned"
+            elif holders(SnapshotKey(model, commit), now):
+                kept[commit] = "handed out as a path; 'modelexpress cache rm' removes it all the same"
+        loose = frozenset(unnamed - kept.keys())
+        notes = [f"{repository.name}@{commit[:12]} stays: {why}" for commit, why in kept.items()]
         # A model that was only ever pulled by commit has no refs at all; its snapshots are in use.
         if not loose or not named:
-            return None
-        return plan_removal(self._parts.layout, ref, self._parts.records, loose, "no branch or tag names it")
-
-    async def _carry_out(self, plan: RepositoryRemoval) -> None:
-        what = f"removing {plan.ref.name}"
-        await self._parts.pool.run(
-            what, carry_out, self._parts.layout, self._parts.owner, plan, self._parts.records
-        )
-        for commit in plan.commits:
-            await self._parts.holdings.remove(plan.ref.provider.value, plan.ref.name, commit)
-        _log.info("removed %s: %d files", plan.ref.name, len(plan.blobs))
-
-    def _sweep(self, is_dry_run: bool) -> tuple[int, int]:
-        layout, now = self._parts.layout, self._parts.clock.wall()
-        found = [
-            item
-            for folder, is_trash in ((layout.partials, False), (layout.staging, False), (layout.trash, True))
-            for item in leftovers(folder, frozenset(), now, is_trash)
-        ]
-        found = list(dict.fromkeys((*found, *self._parts.blobs.partials.find_dead())))
-        if not is_dry_run:
-            for path, _ in found:
-                remove_tree(path)
-        return len(found), sum(size for _, size in found)
+            return None, notes if named else []
+        reason = "no branch or tag names it"
+        return plan_removal(self._parts.layout, ref, self._parts.records, loose, reason), notes
 
     # -- adopt
 
@@ -344,6 +355,10 @@ def _by_model(refs: Iterable[ModelRef]) -> list[list[ModelRef]]:
     for ref in refs:
         found.setdefault(replace(ref, revision=None), []).append(ref)
     return list(found.values())
+
+
+def _model_of(repository: Repository) -> ModelKey:
+    return ModelKey.of(model_ref(repository.name).provider, repository.name)
 
 
 def _empty_record(manifest: Manifest) -> SnapshotRecord:

@@ -3,25 +3,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from modelexpress.cache.access import Access, get_provider, is_outage
-from modelexpress.cache.control import LocalControl
 from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
+from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.proofs import watch_proofs
 from modelexpress.cache.pull import Pull, PullRequest, describe
+from modelexpress.cache.removing import Aside
+from modelexpress.cache.space_control import SpaceControl
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import MxError, NotFound
+from modelexpress.domain.errors import MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile, HeldFiles, ProvenFile, Pulled, RemovalPlan
+from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.domain.space import EvictionPlan
 from modelexpress.domain.tasks import finish
+from modelexpress.registry import Holding
 from modelexpress.registry.sessions import Session
 from modelexpress.store.offers import Offers, Standing
 from modelexpress.store.records import SnapshotRecord
@@ -30,8 +38,10 @@ from modelexpress.store.volume import check_writable
 
 DEFAULT_BRANCH = "main"
 
+_log = logging.getLogger(__name__)
 
-class ModelCache(LocalControl):
+
+class ModelCache(SpaceControl):
     """One cache directory with its origins. Every call may run at once with every other."""
 
     def __init__(
@@ -62,7 +72,8 @@ class ModelCache(LocalControl):
         request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
         revision = ref.revision or DEFAULT_BRANCH
         key = FlightKey(ref.provider, ref.name, resolved.commit, chosen.key, caller.fingerprint)
-        hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
+        async with self.using(ref, "looked at"):
+            hit = None if self._flights.is_running(key) else await self._find_hit(request, revision)
         if hit is not None:
             return landed(ref, chosen, hit, confirm)
         if self._is_offline:
@@ -81,10 +92,21 @@ class ModelCache(LocalControl):
 
         Raises NotFound when nothing of that revision is here.
         """
-        record = await self._get_record(ref, caller)
+        record, root = await self._get_record(ref, caller)
         entries = selection.choose(record.entries_held())
-        root = self._parts.layout.repository(ref).snapshot(record.manifest.commit)
         return HeldFiles(record.manifest.commit, root, tuple(HeldFile(e.path, e.size) for e in entries))
+
+    @asynccontextmanager
+    async def opened_files(
+        self, ref: ModelRef, selection: Selection, caller: Caller
+    ) -> AsyncIterator[HeldFiles]:
+        """The same, to be read in the body: they stay readable to its end, whatever is removed."""
+        async with self.using(ref, "streamed") as lease:
+            held = await self.held_files(ref, selection, caller)
+            lease.commit = held.commit
+            if held.root != self.snapshot_path(ref, held.commit):
+                lease.moved[held.commit] = held.root  # removed already, and kept for those who read it
+            yield replace(held, moved=lease.moved)
 
     async def held_manifest(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> Manifest:
         """The files of a complete selection with their digests; `selection` None: the whole listing.
@@ -95,7 +117,8 @@ class ModelCache(LocalControl):
         if running is not None:
             await self._access.check(caller, ref, is_served_here=False)
             return running
-        return _manifest_of(await self._get_record(ref, caller), ref, selection)
+        record, _ = await self._get_record(ref, caller)
+        return _manifest_of(record, ref, selection)
 
     async def offered_manifest(self, ref: ModelRef, selection: Selection, caller: Caller) -> Manifest:
         """The files of a selection that is complete here or on its way, each of them on offer to readers.
@@ -108,9 +131,9 @@ class ModelCache(LocalControl):
             # Whoever began it may have had a token that this caller has not: the origin is asked.
             await self._access.check(caller, ref, is_served_here=False)
             return running
-        record = await self._get_record(ref, caller)
+        record, folder = await self._get_record(ref, caller)
         manifest = _manifest_of(record, ref, selection)
-        folder = self._parts.layout.repository(ref).snapshot(record.manifest.commit)
+        self._parts.leases.give_addresses(manifest)
         for entry in manifest.files:
             if entry.digest is not None:
                 standing = Standing(
@@ -149,21 +172,70 @@ class ModelCache(LocalControl):
 
     async def rebuild_holdings(self) -> None:
         """Make the registry say of this node what the records on disk say."""
-        used = {(h.name, h.commit): h.last_used_at async for h in self._parts.holdings.list(self._parts.node)}
+        used = {(h.name, h.commit): h async for h in self._parts.holdings.list(self._parts.node)}
         records = await self._parts.pool.run("reading the records", lambda: list(self._parts.records.scan()))
         holdings = [self._parts.holding(record) for record in records if record.held]
-        known = [replace(h, last_used_at=used.get((h.name, h.commit), h.last_used_at)) for h in holdings]
-        await self._parts.holdings.replace_all(known)
+        await self._parts.holdings.replace_all(
+            [self._used_as(h, used.get((h.name, h.commit))) for h in holdings]
+        )
+
+    def _used_as(self, holding: Holding, before: Holding | None) -> Holding:
+        """What a record says, with what the registry remembers of its use."""
+        if before is None:
+            # Nobody knows when it was used: better too late than gone too early.
+            return replace(holding, last_used_at=self._parts.clock.wall())
+        last = max(holding.last_used_at, before.last_used_at)
+        return replace(holding, last_used_at=last, uses=before.uses, credit=before.credit)
+
+    @asynccontextmanager
+    async def evicting(self) -> AsyncIterator[None]:
+        """Keep to the rules of eviction and sweep, now and then, while the body runs."""
+        running = asyncio.create_task(self._evictor.run(), name="eviction")
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    @asynccontextmanager
+    async def using(self, ref: ModelRef, what: str) -> AsyncIterator[Lease]:
+        """Nothing evicts the model while the body runs; `what` tells people what is done with it."""
+        async with self._parts.leases.held(ModelKey.of(ref.provider, ref.name), what) as lease:
+            yield lease
+
+    async def give_path(self, ref: ModelRef, commit: str, holder: str, seconds: float | None = None) -> float:
+        """`holder` reads a commit where it stands: it stays for `seconds`, at most as the settings say.
+
+        The seconds that it stays; None: as the settings say, 0: he has let go of it.
+        """
+        most = self._parts.path_lease_seconds
+        lasting = most if seconds is None else min(seconds, most)
+        key = SnapshotKey(ModelKey.of(ref.provider, ref.name), commit)
+        if lasting > 0 and not await self._is_recorded(ref, commit):
+            return 0.0  # it was removed meanwhile: there is nothing to keep
+        try:
+            await self._parts.leases.give_path(key, holder, lasting)
+        except (NoRoom, StorageFailed) as error:
+            # What was asked for is here all the same.
+            _log.warning("%s is not kept for %s: %s", key, holder, error)
+            return 0.0
+        return lasting
+
+    async def _is_recorded(self, ref: ModelRef, commit: str) -> bool:
+        what = f"reading the record of {ref.name}"
+        return await self._parts.pool.run(what, self._parts.records.find, ref, commit) is not None
 
     async def close(self) -> None:
         """Stop running pulls, leaving no partial file, and let go of origins."""
         await self._flights.close()
+        await self._remover.close()
         await self._freshness.close()
         for provider in self._parts.providers.values():
             await provider.close()
 
     async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
         """Plan (and carry out) the removal of models; running pulls of them are stopped first."""
+        await self._check_not_pinned(refs)
         if not is_dry_run:
             await self._check_not_served()
             for ref in refs:
@@ -171,6 +243,16 @@ class ModelCache(LocalControl):
                 self._freshness.forget(ref)
                 await self._drop_partials(ref)
         return await super().remove(refs, is_dry_run)
+
+    async def evict(
+        self, refs: Sequence[ModelRef], wanted: int, is_dry_run: bool, is_forced: bool = False
+    ) -> EvictionPlan:
+        """Evict; where it is forced, running pulls of the models are stopped first."""
+        if is_forced and not is_dry_run:
+            await self._check_not_pinned(refs)
+            for ref in refs:
+                await self._flights.cancel(ref.provider, ref.name, "the model was evicted")
+        return await super().evict(refs, wanted, is_dry_run, is_forced)
 
     async def _drop_partials(self, ref: ModelRef) -> None:
         what, repository = f"removing partial files of {ref.name}", self._parts.layout.repository(ref)
@@ -180,7 +262,9 @@ class ModelCache(LocalControl):
         provider, started = request.ref.provider.value, time.monotonic()
         outcome = "failed"
         try:
-            pulled = await Pull(self._parts, request, state).run()
+            async with self.using(request.ref, "pulled") as lease:
+                pulled = await Pull(self._parts, request, state, lease).run()
+                self._parts.leases.give_addresses(pulled.manifest)
             outcome = "pulled"
             return pulled
         except MxError as error:
@@ -201,6 +285,7 @@ class ModelCache(LocalControl):
         what = f"reading the records of {ref.name}"
         records = await self._parts.pool.run(what, self._parts.records.find_all, ref)
         held = [record for record in records if record.held]
+        held += [] if (aside := self._find_aside(ref)) is None else [aside.record]
         is_open = any(record.is_read_by_server for record in held)
         await self._access.check(caller, ref, is_open or (not held and caller.hub_token is None))
         if held or caller.hub_token is not None:
@@ -227,13 +312,22 @@ class ModelCache(LocalControl):
         newest = max(complete, key=_completed_at, default=None)
         return None if newest is None else newest.manifest.commit
 
-    async def _get_record(self, ref: ModelRef, caller: Caller) -> SnapshotRecord:
+    def _find_aside(self, ref: ModelRef) -> Aside | None:
+        """A pinned commit that was removed in the middle of somebody's reading, who comes for the rest."""
+        if ref.revision is None:
+            return None
+        return self._remover.find_aside(SnapshotKey(ModelKey.of(ref.provider, ref.name), ref.revision))
+
+    async def _get_record(self, ref: ModelRef, caller: Caller) -> tuple[SnapshotRecord, Path]:
+        """What is held of a ref, and where it stands. Raises NotFound when nothing of it is here."""
         await self._check_access(ref, caller)
         record = await self._parts.pool.run(f"reading the record of {ref.name}", self._find_held, ref)
-        if record is None:
-            where = f" at {ref.revision}" if ref.revision else ""
-            raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")
-        return record
+        if record is not None:
+            return record, self._parts.layout.repository(ref).snapshot(record.manifest.commit)
+        if (aside := self._find_aside(ref)) is not None:
+            return aside.record, aside.folder
+        where = f" at {ref.revision}" if ref.revision else ""
+        raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")
 
     def _find_held(self, ref: ModelRef) -> SnapshotRecord | None:
         commit = self._find_commit(ref)
@@ -247,6 +341,7 @@ class ModelCache(LocalControl):
             record = await self._prove_foreign(request)
         if record is None:
             return None
+        self._parts.leases.give_addresses(record.manifest)
         await self._parts.holdings.touch(self._parts.holding(record))
         outcome = "stale" if request.is_stale else "hit"
         self._parts.meter.count("mx_pulls_total", provider=request.ref.provider.value, outcome=outcome)

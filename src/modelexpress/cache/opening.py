@@ -8,13 +8,15 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelexpress.cache.access import Access, AccessRules
 from modelexpress.cache.freshness import FreshnessRules
+from modelexpress.cache.leases import Leases
+from modelexpress.cache.ledger import Limits
 from modelexpress.cache.model_cache import ModelCache
-from modelexpress.cache.parts import CacheParts, MakeSource, PullRules
+from modelexpress.cache.parts import CacheParts, EvictionOptions, MakeSource, PullRules
 from modelexpress.cache.pull import OriginReader
 from modelexpress.cache.space import Space
 from modelexpress.domain.caller import Caller
@@ -29,9 +31,12 @@ from modelexpress.registry import Claims, Holdings, Session, Sessions, Table
 from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
+from modelexpress.store.leases import PathLeases
 from modelexpress.store.offers import Offers
+from modelexpress.store.pins import Pins
 from modelexpress.store.publish import Publisher
 from modelexpress.store.records import Records
+from modelexpress.store.removal import finish_removals
 from modelexpress.store.volume import Ownership, open_volume, sweep
 from modelexpress.store.window import RangedSource, Slots
 
@@ -52,7 +57,9 @@ class CacheOptions:
     pull: PullRules = PullRules()
     access: AccessRules = AccessRules()
     freshness: FreshnessRules = FreshnessRules()
-    reserve_bytes: int = 0
+    limits: Limits = field(default_factory=Limits)
+    eviction: EvictionOptions = field(default_factory=EvictionOptions)
+    path_lease_seconds: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,8 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         if options.is_owner:
             dead = frozenset(await sessions.find_dead())
             await stack.enter_async_context(_owning(layout, around, session, pool))
+        records = Records(layout, session.id)
+        await pool.run("finishing removals", finish_removals, layout, dead, records)
         freed = await pool.run("sweeping leftovers", sweep, layout, dead, around.clock.wall())
         if options.is_owner:
             # Only now: whoever dies in between must leave its successor the names of the dead.
@@ -100,6 +109,8 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         cache = ModelCache(parts, access, options.freshness, session)
         stack.push_async_callback(cache.close)
         await cache.rebuild_holdings()
+        if options.is_owner:
+            await stack.enter_async_context(cache.evicting())
         yield cache
 
 
@@ -107,17 +118,20 @@ def _make_parts(
     options: CacheOptions, around: Surroundings, claims: Claims, pool: DiskPool, volume: str
 ) -> CacheParts:
     layout, owner = Layout(options.root), claims.session_id
-    records = Records(layout, owner)
+    records, offers = Records(layout, owner), Offers()
+    blobs = Blobs(layout, pool, claims, owner)
     return CacheParts(
         providers=around.providers,
         layout=layout,
         pool=pool,
         records=records,
         publisher=Publisher(layout, records, owner),
-        blobs=Blobs(layout, pool, claims, owner),
-        offers=Offers(),
+        blobs=blobs,
+        offers=offers,
         make_source=around.make_source or _by_ranges(options.pull, pool, around.clock),
-        space=Space(options.root, pool, options.reserve_bytes),
+        space=Space(layout, pool, options.limits, blobs.partials.in_use, around.meter),
+        leases=Leases(PathLeases(layout, owner), offers, pool, around.clock, options.eviction.grace_seconds),
+        pins=Pins(layout, owner),
         holdings=Holdings(around.table, options.node, around.clock),
         clock=around.clock,
         meter=around.meter,
@@ -125,6 +139,8 @@ def _make_parts(
         owner=owner,
         node=options.node,
         rules=options.pull,
+        eviction=options.eviction,
+        path_lease_seconds=options.path_lease_seconds,
         is_offline=options.freshness.is_offline,
     )
 

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from modelexpress.cache.leases import Leases
 from modelexpress.cache.space import Space
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
+from modelexpress.domain.eviction import EvictionOrder, EvictionRules, Lru
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ProviderKind
@@ -22,6 +24,7 @@ from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Offers
+from modelexpress.store.pins import Pins
 from modelexpress.store.publish import Publisher
 from modelexpress.store.records import Records, SnapshotRecord
 from modelexpress.store.tally import tally
@@ -50,6 +53,20 @@ class PullRules:
             if fnmatch.fnmatchcase(name, rule.models):
                 return rule.selection
         return Selection(self.weights)
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionOptions:
+    """`is_enabled` False: nothing goes on its own; plans can be made and carried out by hand.
+
+    `grace_seconds`: so long after somebody asked for a snapshot or read from it, it counts as in use.
+    """
+
+    is_enabled: bool = False
+    order: EvictionOrder = field(default_factory=Lru)
+    rules: EvictionRules = field(default_factory=EvictionRules)
+    check_seconds: float = 3600.0
+    grace_seconds: float = 60.0
 
 
 class Turns:
@@ -91,6 +108,8 @@ class CacheParts:
     offers: Offers
     make_source: MakeSource
     space: Space
+    leases: Leases
+    pins: Pins
     holdings: Holdings
     clock: Clock
     meter: Meter
@@ -98,6 +117,8 @@ class CacheParts:
     owner: str
     node: str
     rules: PullRules = PullRules()
+    eviction: EvictionOptions = field(default_factory=EvictionOptions)
+    path_lease_seconds: float = 86_400.0
     is_offline: bool = False
     turns: Turns = field(default_factory=Turns)
 
@@ -122,5 +143,5 @@ class CacheParts:
             files=counted.files,
             bytes=counted.bytes,
             bytes_ours=counted.bytes_ours,
-            last_used_at=max(times, default=0.0),
+            last_used_at=max(times, default=self.clock.wall()),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.chunks import CHUNK_BYTES
@@ -93,7 +93,13 @@ async def _find_root(parts: CacheParts, entry: FileEntry, offer: Offer, standing
             and not await _has_changed(parts, entry, standing)
         ):
             return offer.root
-        found = await _find_list(parts, entry, standing)
+        try:
+            found = await _find_list(parts, entry, standing)
+        except Corrupt:
+            now = offer.state
+            if now is standing or not isinstance(now, Standing):
+                raise
+            found, standing = await _find_list(parts, entry, now), now  # it was just moved aside
         if offer.state is standing:
             offer.prove(found.root)
         return found.root
@@ -105,10 +111,10 @@ async def _has_changed(parts: CacheParts, entry: FileEntry, state: State) -> boo
         return False
 
     def look() -> bool:
-        try:
-            return not state.is_unchanged(state.path.stat(), entry.size)
-        except OSError:
-            return True
+        for path in state.places:
+            with suppress(OSError):
+                return not state.is_unchanged(path.stat(), entry.size)
+        return True
 
     return await parts.pool.run(f"looking at {entry.path}", look)
 
@@ -126,7 +132,10 @@ async def _find_list(parts: CacheParts, entry: FileEntry, standing: Standing) ->
 
 
 async def _hash(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:
-    digests = await prove_chunks(parts.pool, standing.path, entry)
+    places = standing.places
+    what = f"looking for {entry.path}"
+    path = await parts.pool.run(what, lambda: next((p for p in places if p.exists()), places[0]))
+    digests = await prove_chunks(parts.pool, path, entry)
     if isinstance(digests, str):
         raise Corrupt(
             f"file {shown(entry.path)} is not what was proven any more ({digests}); run "

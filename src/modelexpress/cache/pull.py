@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from modelexpress.cache.access import get_provider, is_outage
 from modelexpress.cache.flights import PullState
+from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
-from modelexpress.cache.space import OnSpend
+from modelexpress.cache.space import Needs, OnSpend
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Internal, MxError, NotFound, StorageFailed
 from modelexpress.domain.held import Pulled
@@ -21,7 +24,7 @@ from modelexpress.domain.selection import Selection, is_ancillary
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, run_bounded
 from modelexpress.providers import OnVersion, Provider
-from modelexpress.store.arriving import Watch
+from modelexpress.store.arriving import Room, Watch
 from modelexpress.store.blobs import Obtained, Source
 from modelexpress.store.offers import Offer
 from modelexpress.store.publish import Publication, Vanished
@@ -63,13 +66,15 @@ class Watching:
 
     offers: Mapping[str, Offer]
     spend: OnSpend
+    room: Room
 
 
 class Pull:
     """One run of the use case; keeps what its steps found."""
 
-    def __init__(self, parts: CacheParts, request: PullRequest, state: PullState) -> None:
+    def __init__(self, parts: CacheParts, request: PullRequest, state: PullState, lease: Lease) -> None:
         self._parts = parts
+        self._lease = lease
         self._request = request
         self._state = state
         self._provider = get_provider(parts.providers, request.ref)
@@ -105,15 +110,25 @@ class Pull:
         findings = await self._survey(manifest, chosen)
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         wanted = sum(entry.size for entry in absent) - await self._resumable_bytes(absent)
-        async with self._parts.space.promise(str(self._request.ref), wanted) as spend:
+        needs = Needs(self._lease, self._needed_blobs(findings))
+        if needs.blobs:
+            # An older revision that goes for room leaves them here: they must not be nobody's meanwhile.
+            await self._save_ownership(manifest, findings)
+        async with self._parts.space.promise(str(self._request.ref), wanted, needs) as spend:
             self._begin_counting(chosen)
             here = {f.entry.path for f in findings if f.presence is Presence.PROVEN}
             with self._parts.offers.pulled(self._repository.name, manifest.commit, chosen, here) as offers:
                 # Readers make their way here while the disk takes what is saved next.
                 self._state.list(manifest, manifest.only(entry.path for entry in chosen))
                 await self._save_ownership(manifest, findings)
-                await self._fetch(manifest, findings, Watching(offers, spend))
+                room = functools.partial(self._parts.space.promise, str(self._request.ref), needs=needs)
+                await self._fetch(manifest, findings, Watching(offers, spend, room))
                 return await self._publish(manifest, chosen)
+
+    def _needed_blobs(self, findings: Iterable[Finding]) -> frozenset[Path]:
+        """Files of this model that are here, and need not be fetched for this commit."""
+        here = (f.entry.digest for f in findings if f.presence is not Presence.ABSENT)
+        return frozenset(self._repository.blob(digest) for digest in here if digest is not None)
 
     async def _resumable_bytes(self, absent: list[FileEntry]) -> int:
         """Bytes that interrupted pulls have taken from the disk already, for these very files."""
@@ -216,7 +231,8 @@ class Pull:
     async def _obtain(self, finding: Finding, source: Source, watching: Watching) -> None:
         path, blobs = finding.entry.path, self._parts.blobs
         is_absent = finding.presence is Presence.ABSENT
-        watch = Watch(self._count, watching.spend if is_absent else _ignore, watching.offers[path])
+        spend = watching.spend if is_absent else _ignore
+        watch = Watch(self._count, spend, watching.offers[path], watching.room)
         if finding.presence is Presence.PROVEN:
             blobs.stand(finding.entry, finding.path, finding.mtime_ns, watch)
             if finding.entry.digest is not None:
@@ -262,6 +278,7 @@ class Pull:
                 )
             )
         await self._parts.remember(record)
+        await self._join_twins()
         seconds = self._parts.clock.monotonic() - self._started
         name = f"{self._repository.name}@{manifest.commit[:12]}"
         size = format_bytes(self._fetched)
@@ -270,6 +287,20 @@ class Pull:
             "mx_origin_bytes_total", self._fetched, provider=self._request.ref.provider.value
         )
         return describe(self._parts, record, self._request, was_hit=False, bytes_fetched=self._fetched)
+
+    async def _join_twins(self) -> None:
+        """Let the same bytes in other repositories be one file with those that were proven now."""
+        for obtained in self._obtained.values():
+            digest, saved = obtained.entry.digest, 0
+            if digest is None:
+                continue
+            for twin in obtained.twins:
+                what, blob = f"joining {shown(obtained.entry.path)}", self._repository.blob(digest)
+                async with self._parts.turns.of(twin.ref.name):
+                    saved += await self._parts.pool.run(what, self._parts.blobs.twins.join, twin, blob)
+            if saved:
+                others = ", ".join(twin.ref.name for twin in obtained.twins)
+                _log.info("%s: %s were in %s too", self._repository.name, format_bytes(saved), others)
 
     def _completed(self, record: SnapshotRecord, chosen: Sequence[FileEntry]) -> SnapshotRecord:
         kept = {path: held for path, held in record.held.items() if path not in self._lost}

@@ -14,6 +14,7 @@ from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import MxError, NoRoom, StorageFailed
 from modelexpress.domain.held import Damage, Flaw, OnProgress, Verified
+from modelexpress.domain.inventory import SnapshotKey
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.progress import Phase, Progress
 from modelexpress.domain.refs import shown
@@ -49,7 +50,11 @@ class Verification:
 
     async def run(self) -> list[Verified]:
         """What was found of each snapshot, and repaired."""
-        return [await self._verify(suspect.record, suspect.entries) for suspect in self._suspects]
+        found = []
+        for suspect in self._suspects:
+            async with self._parts.leases.held(SnapshotKey.of(suspect.record.manifest).model, "verified"):
+                found.append(await self._verify(suspect.record, suspect.entries))
+        return found
 
     async def _verify(self, record: SnapshotRecord, entries: Sequence[FileEntry]) -> Verified:
         readings = await self._read(record, entries)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelexpress.cli.cache_space import evict, explain, pin, pins, plan, unpin
 from modelexpress.cli.completion import complete_models
 from modelexpress.cli.environment import Environment, of, read_ref
 from modelexpress.cli.output import columns
@@ -21,7 +22,8 @@ from modelexpress.domain.progress import format_bytes
 from modelexpress.domain.refs import ModelRef
 
 if TYPE_CHECKING:
-    from modelexpress.domain.held import CacheControl, HeldSnapshot, RemovalPlan, Verified
+    from modelexpress.domain.control import CacheControl
+    from modelexpress.domain.held import HeldSnapshot, RemovalPlan, Verified
 
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 _Sure = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -43,8 +45,9 @@ def make_app() -> typer.Typer:
         help="What the cache holds.\n\nThe server's cache when an endpoint is set, else the local directory.",
         no_args_is_help=True,
     )
-    for name, act in (("ls", ls), ("rm", rm), ("prune", prune), ("verify", verify), ("adopt", adopt)):
-        app.command(name)(act)
+    verbs: list[Callable[..., None]] = [ls, rm, prune, verify, adopt, plan, evict, explain, pins, pin, unpin]
+    for act in verbs:
+        app.command(act.__name__)(act)
     return app
 
 
@@ -55,7 +58,7 @@ def ls(context: typer.Context) -> None:
     total = sum(one.bytes_added for one in held)
 
     def lines() -> Iterable[str]:
-        heads = ("model", "commit", "refs", "size", "files", "used", "state")
+        heads = ("model", "commit", "refs", "on disk", "shared", "files", "used", "state")
         yield from columns(heads, [_row(one) for one in held])
         yield f"{len(held)} snapshots, {format_bytes(total)}"
 
@@ -209,7 +212,13 @@ def _plan_lines(plan: RemovalPlan, verb: str) -> Iterable[str]:
 def _row(one: HeldSnapshot) -> tuple[str, ...]:
     used = "" if one.last_used_at is None else datetime.fromtimestamp(one.last_used_at, UTC).strftime("%F %R")
     refs = ", ".join(one.refs) or "-"
-    return one.name, one.commit[:12], refs, format_bytes(one.bytes), str(one.files), used or "-", _state(one)
+    sizes = format_bytes(one.bytes_on_disk), format_bytes(one.bytes_shared) if one.bytes_shared else "-"
+    return one.name, one.commit[:12], refs, *sizes, str(one.files), used or "-", _state(one) + _keepers(one)
+
+
+def _keepers(one: HeldSnapshot) -> str:
+    pinned = f", pinned as {', '.join(one.pins)}" if one.pins else ""
+    return pinned + (f", {one.readers} readers" if one.readers else "")
 
 
 def _state(one: HeldSnapshot) -> str:

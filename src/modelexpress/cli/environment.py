@@ -22,7 +22,7 @@ from modelexpress.observability.logs import configure
 if TYPE_CHECKING:
     from modelexpress.client import AsyncClient
     from modelexpress.config.load import Loaded
-    from modelexpress.domain.held import CacheControl
+    from modelexpress.domain.control import CacheControl
 
 T = TypeVar("T")
 X = TypeVar("X")

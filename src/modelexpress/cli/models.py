@@ -25,7 +25,8 @@ from modelexpress.domain.strategy import Strategy
 
 if TYPE_CHECKING:
     from modelexpress.config.load import Loaded
-    from modelexpress.domain.held import CacheControl, HeldSnapshot, RemovalPlan, Verified
+    from modelexpress.domain.control import CacheControl
+    from modelexpress.domain.held import HeldSnapshot, RemovalPlan, Verified
 
 _Name = Annotated[
     str, typer.Argument(metavar="MODEL_NAME", show_default=False, autocompletion=complete_models)

@@ -184,6 +184,7 @@ class AsyncClient:
             async for progress in flight.updates(_UPDATE_SECONDS):
                 report(progress)
             pulled = await flight.result()
+            await cache.give_path(ref, flight.commit, "a direct pull")
             return model_from(ref, flight.selection, pulled, Transfer.DIRECT, pulled.is_stale)
 
     def _caller(self) -> Caller:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 
@@ -18,6 +19,7 @@ from modelexpress.domain.selection import Selection, Weights
 from modelexpress.wire import api_pb2, health_pb2, model_pb2, transfer_pb2
 from modelexpress.wire import models as model_wire
 from modelexpress.wire import transfer as transfer_wire
+from modelexpress.wire.transfer import from_ref
 
 _HEALTH = "/model_express.health.HealthService"
 _API = "/model_express.api.ApiService"
@@ -131,6 +133,23 @@ class ServerCalls:
             checker.check(chunk)
             yield chunk.data
         checker.check_end()
+
+    async def keep_path(self, ref: ModelRef, commit: str, seconds: int | None = None) -> None:
+        """Tell the server that a commit is read here where it stands there, so that nothing evicts it.
+
+        `seconds` None: as long as the server's settings say; 0: not any more. A server that knows no such
+        thing is told nothing.
+        """
+        request = transfer_pb2.KeepPathRequest(
+            model=from_ref(ref.at(commit)), holder=socket.gethostname(), seconds=seconds
+        )
+        if self._is_established:
+            return
+        try:
+            await self._connection.call(f"{_TRANSFER}/KeepPath", request, transfer_pb2.KeepPathAnswer)
+        except Unsupported as error:
+            if not _is_unimplemented(error):
+                raise
 
     async def delete(self, ref: ModelRef) -> str:
         """Remove a model from the server; what the server says about it."""

@@ -104,6 +104,7 @@ class Through:
     async def _bring_late(self, at_server: ServerPulled) -> LocalModel:
         path = await self._find_shared(at_server)
         if path is not None:
+            await self._calls.keep_path(self._ref, at_server.commit)
             return _shared_model(self._ref, at_server, path)
         return await self._transfer(at_server)
 

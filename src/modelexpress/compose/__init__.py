@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelexpress.client import AsyncClient
     from modelexpress.config.load import Loaded
-    from modelexpress.domain.held import CacheControl
+    from modelexpress.domain.control import CacheControl
 
 
 def load_settings(

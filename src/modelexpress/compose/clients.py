@@ -21,7 +21,7 @@ from modelexpress.compose.parts import cache_options, make_providers, memory_tab
 from modelexpress.config.endpoint import parse_endpoint
 from modelexpress.config.load import Loaded
 from modelexpress.domain.clock import SYSTEM_CLOCK
-from modelexpress.domain.held import CacheControl
+from modelexpress.domain.control import CacheControl
 from modelexpress.domain.meter import NO_METER
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.providers import Provider

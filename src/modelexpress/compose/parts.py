@@ -13,12 +13,21 @@ from modelexpress import __version__
 from modelexpress.cache import (
     AccessRules,
     CacheOptions,
+    EvictionOptions,
     FreshnessRules,
+    Limits,
     PatternRule,
     PullRules,
     ServerToken,
 )
-from modelexpress.config.settings import OriginSettings, PullPattern, Settings
+from modelexpress.config.settings import (
+    CacheSettings,
+    EvictionSettings,
+    OriginSettings,
+    PullPattern,
+    Settings,
+)
+from modelexpress.domain.eviction import EvictionRules, Gdsf, Lru
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.domain.selection import Selection, Weights
 from modelexpress.providers import Provider
@@ -79,6 +88,24 @@ def cache_options(settings: Settings, env: Mapping[str, str], is_owner: bool) ->
         pull=_pull_rules(settings),
         access=AccessRules(server_token=ServerToken(settings.access.server_token)),
         freshness=_freshness_rules(settings.origin),
+        limits=_limits(settings.cache) if is_owner else Limits(),
+        eviction=_eviction(settings.cache.eviction) if is_owner else EvictionOptions(),
+        path_lease_seconds=float(settings.cache.path_lease),
+    )
+
+
+def _limits(cache: CacheSettings) -> Limits:
+    return Limits(cache.max_size_bytes, cache.eviction.policy.min_free_space_bytes or 0)
+
+
+def _eviction(eviction: EvictionSettings) -> EvictionOptions:
+    policy = eviction.policy
+    return EvictionOptions(
+        is_enabled=eviction.enabled,
+        order=Gdsf() if policy.type == "gdsf" else Lru(),
+        rules=EvictionRules(float(policy.unused_threshold) or None, policy.max_models),
+        check_seconds=float(eviction.check_interval),
+        grace_seconds=float(eviction.grace),
     )
 
 

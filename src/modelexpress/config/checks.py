@@ -16,8 +16,6 @@ from modelexpress.config.sources import Given
 from modelexpress.config.table import SETTINGS, Role
 from modelexpress.domain.refs import shown
 
-_EVICTION = "cache.eviction."
-_EVICTION_SWITCH = "cache.eviction.enabled"
 _OTHER_BACKENDS = frozenset({"redis", "kubernetes", "k8s", "crd"})
 _NO_ENFORCE = (
     "'enforce' is not in this version, which cannot check service account tokens and would let everybody in: "
@@ -53,7 +51,7 @@ def find_refusals(role: Role, settings: Settings, given: Mapping[str, Given]) ->
         value = given[setting.key]
         if role not in setting.roles or value.origin.is_default:
             continue
-        reason = _refusal(setting.key, setting.not_yet, settings, given)
+        reason = _refusal(setting.key, setting.not_yet, settings)
         if reason is not None:
             yield f"{value.origin.where}: {value.key}: {reason}"
 
@@ -78,6 +76,9 @@ def find_contradictions(role: Role, settings: Settings, given: Mapping[str, Give
     if role == "server":
         yield from _find_shared_ports(settings, given)
     yield from _useless_mirrors(settings, given)
+    if settings.cache.max_size_bytes == 0:
+        place = given["cache.max_size_bytes"].origin
+        yield f"{place.where}: cache.max_size_bytes 0 lets nothing in: leave it out for no limit"
     if os.path.isfile(settings.cache.directory):
         place = given["cache.directory"].origin
         path = shown(str(settings.cache.directory))
@@ -105,21 +106,15 @@ def _useless_mirrors(settings: Settings, given: Mapping[str, Given]) -> Iterator
             yield f"{place.where}: origin.mirrors: {shown(mirror)} is there twice: leave one out"
 
 
-def _refusal(key: str, not_yet: str | None, settings: Settings, given: Mapping[str, Given]) -> str | None:
+def _refusal(key: str, not_yet: str | None, settings: Settings) -> str | None:
     if key == "security.mode" and settings.security.mode == "enforce":
         return _NO_ENFORCE
     if key == "registry.backend" and settings.registry.backend in _OTHER_BACKENDS:
         return f"{settings.registry.backend!r} is not in this version: use sqlite"
     if not_yet is None:
         return None
-    if key.startswith(_EVICTION):
-        return None if _is_eviction_off(settings, given) else not_yet
     default = next(setting.default for setting in SETTINGS if setting.key == key)
     return None if value_of(settings, key) == default else not_yet
-
-
-def _is_eviction_off(settings: Settings, given: Mapping[str, Given]) -> bool:
-    return not settings.cache.eviction.enabled and not given[_EVICTION_SWITCH].origin.is_default
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, object]:

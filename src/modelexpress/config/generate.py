@@ -25,8 +25,6 @@ from modelexpress.domain.refs import shown
 
 _FORMATS = ("yaml", "yml")
 _ENDPOINT = "connection.endpoint"
-_EVICTION = "cache.eviction."
-_SWITCH = "cache.eviction.enabled"
 # An uncommented default would outrank the sources between the file and the default.
 _COMMENTED = frozenset({_ENDPOINT, "logging.structured"})
 _HEADER = """\
@@ -62,7 +60,7 @@ def migrate(text: str, name: str = "input") -> Migrated:
     """`text` in today's form, with every value that can be read; Invalid when it is no YAML.
 
     A value that this version would refuse stays: security as it is, so that nothing starts without the
-    protection somebody asked for; eviction switched off; anything else as a comment.
+    protection somebody asked for; anything else as a comment.
     """
     document = parse_yaml(text, name)
     keys = read_keys(document)
@@ -157,13 +155,10 @@ def _canonical(keys: FileKeys, settings: Settings) -> dict[str, object]:
 
 def _rewrite_refused(kept: _Kept, settings: Settings) -> None:
     for setting in SETTINGS:
-        is_elsewhere = setting.key.startswith(("security.", _EVICTION))
+        is_elsewhere = setting.key.startswith("security.")
         if setting.key in kept.values and setting.not_yet is not None and not is_elsewhere:
             kept.comments[setting.key] = kept.values.pop(setting.key)
             kept.warnings.append(f"{setting.key} is kept as a comment: {setting.not_yet}")
-    if any(key.startswith(_EVICTION) for key in kept.values) and kept.values.get(_SWITCH) is not False:
-        kept.values[_SWITCH] = False
-        kept.warnings.append(f"{_SWITCH} is set to false: this version does not evict")
     if _has_protection(settings):
         kept.warnings.append(
             "security is kept, and the server refuses to start with it: put a proxy in front"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from modelexpress.config.durations import parse_duration
 from modelexpress.config.endpoint import check_host, redacted
 from modelexpress.domain.errors import Invalid
+from modelexpress.domain.progress import parse_bytes
 from modelexpress.domain.refs import shown
 
 _LEVEL_SYNONYMS = {"warning": "warn", "critical": "error", "fatal": "error"}
@@ -44,6 +45,10 @@ def _number(value: object) -> object:
     if isinstance(value, bool):
         raise Invalid("expected an integer, not true or false")
     return value
+
+
+def _size(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) else _number(value)
 
 
 def _seconds(value: object) -> object:
@@ -133,7 +138,7 @@ Texts = Annotated[tuple[Text, ...], _checked(_items)]
 Seconds = Annotated[int, _checked(_seconds)]
 SecondsAboveZero = Annotated[int, _checked(_seconds_above_zero)]
 Port = Annotated[int, _checked(_number), Field(ge=0, le=65_535)]
-Bytes = Annotated[int, _checked(_number), Field(ge=0, lt=2**64)]
+Bytes = Annotated[int, _checked(_size), Field(ge=0, lt=2**64)]
 Host = Annotated[str, _checked(_host)]
 OriginAddress = Annotated[str, _checked(_origin)]
 
@@ -156,19 +161,20 @@ class ServerSettings(_Section):
 
 
 class EvictionPolicy(_Section):
-    """How models to remove are chosen; accepted for other versions."""
+    """Which models go, and when."""
 
-    type: Annotated[Literal["lru"], _checked(_lowered)]
+    type: Annotated[Literal["lru", "gdsf"], _checked(_lowered)]
     unused_threshold: Seconds
     max_models: Annotated[int, _checked(_number), Field(ge=0, lt=2**32)] | None
     min_free_space_bytes: Bytes | None
 
 
 class EvictionSettings(_Section):
-    """Removal of models on their own; accepted for other versions and always off in this one."""
+    """Removal of models on their own."""
 
     enabled: bool
     policy: EvictionPolicy
+    grace: Seconds
     check_interval: SecondsAboveZero
 
 
@@ -180,6 +186,7 @@ class CacheSettings(_Section):
     transfer_chunk_size: Annotated[int, _checked(_number), Field(ge=1, lt=2**32)]
     timeout_secs: Seconds | None
     max_size_bytes: Bytes | None
+    path_lease: Seconds
     eviction: EvictionSettings
 
 

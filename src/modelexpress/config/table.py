@@ -12,8 +12,6 @@ SERVER: frozenset[Role] = frozenset({"server"})
 CLIENT: frozenset[Role] = frozenset({"client"})
 BOTH: frozenset[Role] = SERVER | CLIENT
 
-NO_EVICTION = "this version does not evict: leave it out, or set cache.eviction.enabled to false"
-NO_LIMIT = "this version does not limit the cache: leave it out, and free space with 'modelexpress cache rm'"
 NO_TOKENS = "this version cannot check service account tokens: leave it out, and put a proxy in front"
 
 
@@ -126,35 +124,50 @@ _CACHE_SETTINGS = (
         roles=CLIENT, not_yet="nothing reads it: use connection.timeout_secs",
     ),
     Setting(
-        "cache.max_size_bytes", "integer, bytes", None,
-        "Upper bound of the cache.",
-        env=("MODEL_EXPRESS_CACHE_MAX_SIZE_BYTES",), roles=SERVER, not_yet=NO_LIMIT,
+        "cache.max_size_bytes", "bytes, or a size such as 400GB", None,
+        "Budget: bytes of the disk that everything in the directory may take, other tools' files included; "
+        "a pull that does not fit makes room or is refused before its first byte.",
+        flags=("--cache-max-size-bytes",), env=("MODEL_EXPRESS_CACHE_MAX_SIZE_BYTES",), roles=SERVER,
     ),
     Setting(
-        "cache.eviction.enabled", "true or false", False,
-        "Whether models are removed on their own.",
+        "cache.path_lease", "duration", 86_400,
+        "How long a model stays after its path was handed out, unless its user lets go of it earlier.",
+        env=("MODEL_EXPRESS_CACHE_PATH_LEASE",), roles=SERVER,
+    ),
+    Setting(
+        "cache.eviction.enabled", "true or false", True,
+        "Whether models are removed on their own: to make room, and by the rules below.",
         flags=("--cache-eviction-enabled",), env=("MODEL_EXPRESS_CACHE_EVICTION_ENABLED",), roles=SERVER,
-        not_yet=NO_EVICTION,
     ),
     Setting(
-        "cache.eviction.policy.type", "`lru`", "lru",
-        "How models to remove are chosen.", roles=SERVER, not_yet=NO_EVICTION,
+        "cache.eviction.policy.type", "`lru` or `gdsf`", "lru",
+        "Which models go first: least recently used, or rarely used and large ones.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_POLICY_TYPE",), roles=SERVER,
     ),
     Setting(
         "cache.eviction.policy.unused_threshold", "duration", 604_800,
-        "Age of the last use after which a model may be removed.", roles=SERVER, not_yet=NO_EVICTION,
+        "Models that nobody asked for that long are removed; 0: age removes nothing.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_POLICY_UNUSED_THRESHOLD",), roles=SERVER,
     ),
     Setting(
         "cache.eviction.policy.max_models", "integer", None,
-        "Number of models to keep at most.", roles=SERVER, not_yet=NO_EVICTION,
+        "Number of models to keep at most, all revisions of one counted once.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_POLICY_MAX_MODELS",), roles=SERVER,
     ),
     Setting(
-        "cache.eviction.policy.min_free_space_bytes", "integer, bytes", None,
-        "Space to keep free on the volume.", roles=SERVER, not_yet=NO_EVICTION,
+        "cache.eviction.policy.min_free_space_bytes", "bytes, or a size such as 50GB", None,
+        "Space to keep free on the volume, whoever fills it.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_POLICY_MIN_FREE_SPACE_BYTES",), roles=SERVER,
+    ),
+    Setting(
+        "cache.eviction.grace", "duration", 60,
+        "How long a model stays after somebody asked for it or read from it.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_GRACE",), roles=SERVER,
     ),
     Setting(
         "cache.eviction.check_interval", "duration", 3600,
-        "Time between two looks at the cache.", roles=SERVER, not_yet=NO_EVICTION,
+        "Time between two looks at the cache.",
+        env=("MODEL_EXPRESS_CACHE_EVICTION_CHECK_INTERVAL",), roles=SERVER,
     ),
 )  # fmt: skip
 
@@ -265,7 +278,7 @@ _ORIGIN_SETTINGS = (
         env=("MODEL_EXPRESS_ORIGIN_MAX_ATTEMPTS",),
     ),
     Setting(
-        "origin.max_bytes_per_second", "integer, bytes", 0,
+        "origin.max_bytes_per_second", "bytes, or a size such as 100MB", 0,
         "Bound on what this process reads from the origin, all files together; 0: none.",
         env=("MODEL_EXPRESS_ORIGIN_MAX_BYTES_PER_SECOND",),
     ),

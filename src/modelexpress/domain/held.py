@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from modelexpress.domain.manifest import Manifest, Proof
 from modelexpress.domain.progress import Progress
-from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.refs import ProviderKind
 
 OnProgress = Callable[[Progress], None]
 
@@ -20,6 +19,8 @@ class HeldSnapshot:
     """One commit of a model in the cache. `bytes` counts each blob once; times are epoch seconds.
 
     `bytes_added` leaves out blobs that a snapshot listed before it has too, so that it can be summed up.
+    `bytes_on_disk` counts blocks of the disk, `bytes_shared` those of them that other snapshots use too;
+    `pins` are the patterns that keep it, `readers` those who read it at this moment.
     `is_recorded` False: written by another tool and not yet proven or adopted.
     `selections` are the keys of the selections that are complete (see `Selection.key`).
     """
@@ -37,6 +38,10 @@ class HeldSnapshot:
     last_used_at: float | None
     is_recorded: bool
     is_adopted: bool
+    bytes_on_disk: int = 0
+    bytes_shared: int = 0
+    pins: tuple[str, ...] = ()
+    readers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,43 +141,6 @@ class ProvenFile:
     root: str
 
 
-class CacheControl(Protocol):
-    """The verbs of `modelexpress cache`, on a local directory or on a server's.
-
-    `is_dry_run` True computes the same plan and changes nothing. `ref.revision` None means every
-    revision of the model. Only files that we brought, or that were adopted, are ever deleted.
-    """
-
-    where: str
-    """For people: the directory, or the server's address."""
-
-    async def list_held(self) -> list[HeldSnapshot]:
-        """Everything in the cache, by provider, name, commit."""
-        ...
-
-    async def remove(self, refs: list[ModelRef], is_dry_run: bool) -> RemovalPlan:
-        """Plan (and carry out) the removal of models; NotFound when nothing here has such a name."""
-        ...
-
-    async def prune(self, is_dry_run: bool) -> RemovalPlan:
-        """Plan (and carry out) the removal of unreferenced snapshots, partials and trash of ours."""
-        ...
-
-    async def verify(
-        self, ref: ModelRef | None, on_progress: OnProgress, is_repair: bool = False
-    ) -> list[Verified]:
-        """Prove every file of the snapshots again from its bytes (None: of all snapshots).
-
-        `is_repair` True: what is damaged and ours is fetched again, of a file whose chunks are known
-        only those that differ; what cannot be repaired says why.
-        """
-        ...
-
-    async def adopt(self, ref: ModelRef | None, is_dry_run: bool) -> list[HeldSnapshot]:
-        """Prove and take over snapshots that other tools wrote, so that they may be deleted by us."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class HeldFile:
     """One proven file of a snapshot: repository path and size in bytes."""
@@ -188,3 +156,10 @@ class HeldFiles:
     commit: str
     root: Path
     files: tuple[HeldFile, ...]
+    moved: Mapping[str, Path] = field(default_factory=dict)
+    """By commit where its directory is now, when it was removed while these files are read."""
+
+    def places(self, path: str) -> tuple[Path, ...]:
+        """Where a file may stand at this moment; one of them leads to it."""
+        moved = self.moved.get(self.commit)
+        return (self.root / path,) if moved is None else (moved / path, self.root / path)

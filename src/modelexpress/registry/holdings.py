@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One commit of a model on one node. Bytes count each blob once; `last_used_at` is epoch seconds."""
+    """One commit of a model on one node. Bytes count each blob once; `last_used_at` is epoch seconds.
+
+    `uses`: how often it was asked for; `credit`: `Holdings.inflation` when it was last.
+    """
 
     provider: str
     name: str
@@ -33,29 +36,36 @@ class Holding:
     bytes: int
     bytes_ours: int
     last_used_at: float
+    uses: int = 1
+    credit: float = 0.0
 
 
 class Holdings:
     """What this node (and others) hold, in the table."""
 
+    inflation: float = 0.0
+    """The credit that a use gets now (see `domain.eviction.Gdsf`)."""
+
     def __init__(self, table: Table, node: str, clock: Clock) -> None:
         self._table = table
         self._node = node
         self._clock = clock
-        self._touched: dict[str, float] = {}
+        self._touched: dict[str, _Touched] = {}
 
     async def put(self, holding: Holding) -> None:
-        """Say that this node holds it now, as described."""
-        await self._write(_key(self._node, holding.provider, holding.name, holding.commit), holding)
+        """Say that this node holds it now, as described; how often it was used before still counts."""
+        await self._write(self._key_of(holding), holding, 0)
 
     async def touch(self, holding: Holding) -> None:
         """Say that it was used now; written at most once a minute for each commit."""
-        key = _key(self._node, holding.provider, holding.name, holding.commit)
-        now = self._clock.monotonic()
-        if now - self._touched.get(key, float("-inf")) < _TOUCH_SECONDS:
+        key, now = self._key_of(holding), self._clock.monotonic()
+        touched = self._touched.setdefault(key, _Touched())
+        touched.last_used_at = self._clock.wall()
+        touched.unwritten += 1
+        if now - touched.written_at < _TOUCH_SECONDS:
             return
-        self._touched[key] = now
-        await self._write(key, replace(holding, last_used_at=self._clock.wall()))
+        touched.written_at, uses, touched.unwritten = now, touched.unwritten, 0
+        await self._write(key, replace(holding, last_used_at=touched.last_used_at), uses)
 
     async def remove(self, provider: str, name: str, commit: str) -> None:
         """Say that this node no longer holds it; saying so twice is fine."""
@@ -70,7 +80,14 @@ class Holdings:
         async for row in scan_all(self._table, _node_prefix(node)):
             holding = _read(row)
             if holding is not None:
-                yield holding
+                yield self._with_touches(row.key, holding)
+
+    def _with_touches(self, key: str, holding: Holding) -> Holding:
+        touched = self._touched.get(key)
+        if touched is None or not touched.unwritten:
+            return holding
+        last = max(holding.last_used_at, touched.last_used_at)
+        return replace(holding, last_used_at=last, uses=holding.uses + touched.unwritten)
 
     async def replace_all(self, holdings: Iterable[Holding]) -> None:
         """Make the table say of this node exactly `holdings`."""
@@ -81,18 +98,39 @@ class Holdings:
             elif _read(row) == wanted[row.key]:
                 del wanted[row.key]
         for key, holding in wanted.items():
-            await self._write(key, holding)
+            await self._write(key, holding, 0)
 
     async def check(self) -> None:
         """Raise what the table raises when it does not answer."""
         await self._table.get(_node_prefix(self._node) + "check")
 
-    async def _write(self, key: str, holding: Holding) -> None:
-        value = _value(holding)
-        row = await self._table.get(key)
-        # Two writers on one node say the same thing, so whoever loses the race tries again and agrees.
-        while await self._table.put(key, value, row.version if row else None) is None:
+    def _key_of(self, holding: Holding) -> str:
+        return _key(self._node, holding.provider, holding.name, holding.commit)
+
+    async def _write(self, key: str, holding: Holding, new_uses: int) -> None:
+        while True:
+            # Two writers on one node say the same thing, so whoever loses the race tries again and agrees.
             row = await self._table.get(key)
+            before = None if row is None else _read(row)
+            value = _value(self._add_up(before, holding, new_uses))
+            if await self._table.put(key, value, row.version if row else None) is not None:
+                return
+
+    def _add_up(self, before: Holding | None, holding: Holding, new_uses: int) -> Holding:
+        if before is None:
+            return replace(holding, credit=self.inflation)
+        credit = self.inflation if new_uses else before.credit
+        last = max(before.last_used_at, holding.last_used_at)
+        return replace(holding, last_used_at=last, uses=before.uses + new_uses, credit=credit)
+
+
+@dataclass
+class _Touched:
+    """Uses of a commit that the table does not know yet."""
+
+    written_at: float = float("-inf")
+    last_used_at: float = 0.0
+    unwritten: int = 0
 
 
 def _node_prefix(node: str) -> str:

@@ -79,7 +79,13 @@ class Reader:
         if isinstance(state, MxError):
             raise Refusal(state)
         if isinstance(state, Standing):
-            self._standing, self.file = state, _open_standing(state, self._offer.size)
+            try:
+                self.file = _open_standing(state, self._offer.size)
+            except Refusal:
+                if self._offer.state is not state:
+                    return self._open()  # it is just being removed, and stands elsewhere for a while
+                raise
+            self._standing = state
             return True
         return state is not None and self._open_partial(state)
 
@@ -110,7 +116,7 @@ class Reader:
                 return min(here, self._held_from) if is_held else here
             if self._lost is partial or not isinstance(state, Standing):
                 raise CutShort("the arriving file was given up or begun anew")
-            if not _is_same_file(self.file, state.path):
+            if not any(_is_same_file(self.file, path) for path in state.places):
                 raise CutShort("the file was proven as another one than the one that was sent")
             self._standing = state
         if not self._standing.is_unchanged(os.fstat(self.file.fileno()), self._offer.size):
@@ -131,21 +137,31 @@ def opened_reader(offer: Offer, takes_unproven: bool) -> Iterator[Reader]:
 
 
 def _open_standing(standing: Standing, size: int) -> FileIO:
-    try:
-        # Not to hang on a pipe that somebody put there; it means nothing for a file.
-        descriptor = os.open(standing.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
+    descriptor = None
+    for path in standing.places:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = _open_path(path)
+            break
+    if descriptor is None:
         gone = NotFound("the file is no longer on the server's disk; ask for the manifest again")
-        raise Refusal(gone, status=410) from None
-    except OSError as error:
-        raise Refusal(
-            StorageFailed(f"the file cannot be opened: {error.strerror}; look at the server")
-        ) from error
+        raise Refusal(gone, status=410)
     if not standing.is_unchanged(os.fstat(descriptor), size):
         os.close(descriptor)
         changed = Corrupt("the file changed on the server's disk since it was proven; pull the model again")
         raise Refusal(changed, status=409)
     return FileIO(descriptor, "rb")
+
+
+def _open_path(path: Path) -> int:
+    try:
+        # Not to hang on a pipe that somebody put there; it means nothing for a file.
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise Refusal(
+            StorageFailed(f"the file cannot be opened: {error.strerror}; look at the server")
+        ) from error
 
 
 def _is_same_file(file: FileIO, path: Path) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -41,6 +42,12 @@ class Call:
 
     caller: Caller
     context: Context
+
+    @property
+    def peer(self) -> str:
+        """The machine that calls, without its port: for people, and to know it again."""
+        text = unquote(self.context.peer())
+        return text.rpartition(":")[0] if text.count(":") > 1 else text
 
     async def send_headers(self) -> None:
         """Let the client know that its call has arrived, before there is anything to say."""

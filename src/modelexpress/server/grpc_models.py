@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from modelexpress.domain.errors import MxError, NotFound
 from modelexpress.domain.held import HeldFile, HeldFiles, Pulled
@@ -42,6 +43,8 @@ class ModelService:
             yield update.make(model_pb2.DOWNLOADING, f"Model download in progress: {progress}")
         try:
             pulled = await pull.result()
+            # Such a client looks for the files itself, at a path that it works out, and tells nobody.
+            await self._cache.give_path(ref, pull.commit, call.peer)
         except MxError as error:
             call.report(error)
             yield update.make(model_pb2.ERROR, error.message)
@@ -53,7 +56,7 @@ class ModelService:
     ) -> model_pb2.ModelFileList:
         """The proven files that are here, by path."""
         ref = to_ref(request)
-        files = _select(request, await self._find(ref, request, call))
+        files = _select(request, await self._cache.held_files(ref, _selection(request), call.caller))
         return model_pb2.ModelFileList(
             model_name=ref.name,
             files=[model_pb2.ModelFileInfo(relative_path=f.path, size=f.size) for f in files],
@@ -65,13 +68,16 @@ class ModelService:
     ) -> AsyncIterator[model_pb2.FileChunk]:
         """The files' bytes in order of path."""
         ref = to_ref(request)
-        held = await self._find(ref, request, call)
-        files = _select(request, held)
-        if not files:
-            raise NotFound(f"No files found in model directory of {ref} for this selection")
-        commit = held.commit if ref.provider is ProviderKind.HUGGING_FACE else None
-        async for chunk in self._streamer.stream(held.root, files, request.chunk_size, commit):
-            yield chunk
+        async with self._cache.opened_files(ref, _selection(request), call.caller) as held:
+            files = _select(request, held)
+            if not files:
+                raise NotFound(f"No files found in model directory of {ref} for this selection")
+            commit = held.commit if ref.provider is ProviderKind.HUGGING_FACE else None
+            async for chunk in self._streamer.stream(replace(held, files=files), request.chunk_size, commit):
+                yield chunk
+        if not request.HasField("file_selector"):
+            # It has a copy of its own now: what it was told before about the path holds nothing any more.
+            await self._cache.give_path(ref, held.commit, call.peer, 0)
 
     async def delete_model(
         self, request: model_pb2.DeleteModelRequest, call: Call
@@ -87,10 +93,6 @@ class ModelService:
         freed = format_bytes(plan.bytes_freed)
         said = f"{begins} ({len(plan.removals)} record(s)); {files} files, {freed} freed"
         return model_pb2.DeleteModelResponse(success=True, message="; ".join([said, *plan.notes]))
-
-    async def _find(self, ref: ModelRef, request: model_pb2.ModelFilesRequest, call: Call) -> HeldFiles:
-        selection = Selection(Weights.NONE if request.ignore_weights else Weights.ALL)
-        return await self._cache.held_files(ref, selection, call.caller)
 
 
 async def _with_early_headers(beginning: asyncio.Future[RunningPull], call: Call) -> RunningPull:
@@ -127,6 +129,10 @@ def _success(pulled: Pulled) -> str:
     if pulled.missing:
         said += f"; the origin did not have {', '.join(map(shown, pulled.missing))}"
     return said
+
+
+def _selection(request: model_pb2.ModelFilesRequest) -> Selection:
+    return Selection(Weights.NONE if request.ignore_weights else Weights.ALL)
 
 
 def _select(request: model_pb2.ModelFilesRequest, held: HeldFiles) -> tuple[HeldFile, ...]:

@@ -29,6 +29,7 @@ from modelexpress.wire.transfer import (
 
 _UPDATE_SECONDS = 0.5
 _PAGE_FILES = 1000
+_MOST_HOLDER_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,17 @@ class TransferService:
         manifest = await self._cache.offered_manifest(ref, selection, call.caller)
         async for proven in self._cache.watch_proofs(manifest):
             yield transfer_pb2.FileProof(path=proven.path, size=proven.size, root=proven.root)
+
+    async def keep_path(
+        self, request: transfer_pb2.KeepPathRequest, call: Call
+    ) -> transfer_pb2.KeepPathAnswer:
+        """The caller reads a commit where it stands: nothing evicts it for a while."""
+        ref = _pinned(to_ref(request.model))
+        await self._cache.held_manifest(ref, None, call.caller)  # whether it is here, and may be read
+        seconds = float(request.seconds) if request.HasField("seconds") else None
+        holder = f"{request.holder[:_MOST_HOLDER_CHARACTERS] or 'a client'} at {call.peer}"
+        lasting = await self._cache.give_path(ref, ref.revision or "", holder, seconds)
+        return transfer_pb2.KeepPathAnswer(seconds=lasting)
 
     def _issue_for(self, manifest: Manifest) -> IssueTicket | None:
         if self._data is None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.held import CacheControl, HeldFiles, ProvenFile, Pulled
+from modelexpress.domain.control import CacheControl
+from modelexpress.domain.held import HeldFiles, ProvenFile, Pulled
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef
@@ -69,6 +71,23 @@ class ServedCache(CacheControl, Protocol):
 
     async def held_files(self, ref: ModelRef, selection: Selection, caller: Caller) -> HeldFiles:
         """The proven files that are here; NotFound when there are none of that revision."""
+        ...
+
+    def opened_files(
+        self, ref: ModelRef, selection: Selection, caller: Caller
+    ) -> AbstractAsyncContextManager[HeldFiles]:
+        """The same, readable to the end of the body, whatever is removed."""
+        ...
+
+    def using(self, ref: ModelRef, what: str) -> AbstractAsyncContextManager[object]:
+        """Nothing evicts the model while the body runs."""
+        ...
+
+    async def give_path(self, ref: ModelRef, commit: str, holder: str, seconds: float | None = None) -> float:
+        """`holder` reads a commit where it stands: it stays for `seconds`, at most as the settings say.
+
+        The seconds that it stays; None: as the settings say, 0: he has let go of it.
+        """
         ...
 
     async def held_manifest(self, ref: ModelRef, selection: Selection | None, caller: Caller) -> Manifest:

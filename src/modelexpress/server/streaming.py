@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from modelexpress.domain.errors import Corrupt, NotFound, StorageFailed
-from modelexpress.domain.held import HeldFile
+from modelexpress.domain.held import HeldFile, HeldFiles
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import shown
 from modelexpress.domain.tasks import finish, finish_or_undo
@@ -21,6 +23,7 @@ from modelexpress.wire import model_pb2
 DEFAULT_CHUNK_BYTES = 1024 * 1024
 # Established clients accept messages of at most 4 MiB, and a chunk carries a path beside its bytes.
 MOST_CHUNK_BYTES = 2 * 1024 * 1024
+_LOOKS, _LOOK_SECONDS = 3, 0.01
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,17 +41,17 @@ class FileStreamer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def stream(
-        self, root: Path, files: Sequence[HeldFile], chunk_size: int, commit: str | None
+        self, held: HeldFiles, chunk_size: int, commit: str | None
     ) -> AsyncIterator[model_pb2.FileChunk]:
-        """The chunks of `files` one after another; `commit` stands on the first chunk alone.
+        """The chunks of the files one after another; `commit` stands on the first chunk alone.
 
         `chunk_size` 0 is the default; others are brought between 1 byte and MOST_CHUNK_BYTES. Raises
         NotFound or Corrupt when a file has vanished or changed its size: never a short stream.
         """
         length = min(chunk_size or DEFAULT_CHUNK_BYTES, MOST_CHUNK_BYTES)
-        for number, file in enumerate(files):
-            is_last_file = number == len(files) - 1
-            async for offset, data in self._read(root / file.path, file, length):
+        for number, file in enumerate(held.files):
+            is_last_file = number == len(held.files) - 1
+            async for offset, data in self._read(held, file, length):
                 is_last_chunk = offset + len(data) >= file.size
                 self._meter.count("mx_streamed_bytes_total", len(data))
                 yield model_pb2.FileChunk(
@@ -61,8 +64,8 @@ class FileStreamer:
                     commit_hash=commit if number == 0 and offset == 0 else None,
                 )
 
-    async def _read(self, path: Path, file: HeldFile, length: int) -> AsyncIterator[tuple[int, bytes]]:
-        descriptor = await finish_or_undo(self._submit(_open, path, file), _close_now)
+    async def _read(self, held: HeldFiles, file: HeldFile, length: int) -> AsyncIterator[tuple[int, bytes]]:
+        descriptor = await finish_or_undo(self._submit(_open, held, file), _close_now)
         offset = 0
         ahead = self._submit(_read_at, descriptor, file, offset, length)
         try:
@@ -96,11 +99,20 @@ async def _close_now(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _open(path: Path, file: HeldFile) -> int:
+def _open(held: HeldFiles, file: HeldFile) -> int:
+    for _ in range(_LOOKS):
+        for path in held.places(file.path):
+            with suppress(FileNotFoundError):
+                return _open_at(path, file)
+        time.sleep(_LOOK_SECONDS)  # it is just being moved from one place to the other
+    raise NotFound(f"file {shown(file.path)} is no longer here; pull the model again")
+
+
+def _open_at(path: Path, file: HeldFile) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise NotFound(f"file {shown(file.path)} is no longer here; pull the model again") from None
+        raise
     except OSError as error:
         raise StorageFailed(f"file {shown(file.path)} cannot be opened: {error.strerror}") from error
     found = os.fstat(descriptor).st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from modelexpress.store.proof import STEP_BYTES, Prover, opened
 
 _UNKNOWN = Digest(DigestKind.LOCAL_SHA256, "0" * 64)
 
+Room = Callable[[int], AbstractAsyncContextManager[Callable[[int], None]]]
 Fill = Callable[[FileEntry, Partial], Awaitable[None]]
 
 
@@ -32,12 +34,14 @@ def _ignore(count: int) -> None:
 class Watch:
     """Who wants to know. `on_bytes`: bytes that count as done; `on_disk`: bytes of the disk that are taken.
 
-    Both are negative when something is thrown away. `offer`: what readers see of the file.
+    Both are negative when something is thrown away. `offer`: what readers see of the file. `room`: sets
+    bytes aside for a file that was to be here already, and has to be fetched after all.
     """
 
     on_bytes: Callable[[int], None] = _ignore
     on_disk: Callable[[int], None] = _ignore
     offer: Offer | None = None
+    room: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)

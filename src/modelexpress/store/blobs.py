@@ -23,8 +23,9 @@ from modelexpress.store.offers import Standing
 from modelexpress.store.partial import Partial
 from modelexpress.store.partials import Partials
 from modelexpress.store.proof import find_damage
-from modelexpress.store.records import HeldEntry
+from modelexpress.store.records import HeldEntry, Records
 from modelexpress.store.survey import Finding, Presence
+from modelexpress.store.twins import Twin, Twins
 
 _READINGS = 2  # a failed first proof costs one more reading of that file, then it is the origin's fault
 _REPAIRS = 3  # of chunks that are not what the list says, before the list counts as wrong
@@ -67,11 +68,15 @@ class ClaimKeeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """A proven file. `entry` has a digest even where the origin gave none (see DigestKind.LOCAL_SHA256)."""
+    """A proven file. `entry` has a digest even where the origin gave none (see DigestKind.LOCAL_SHA256).
+
+    `twins`: the same bytes in other repositories, which can be joined with it; they have the same time.
+    """
 
     entry: FileEntry
     held: HeldEntry
     bytes_fetched: int
+    twins: tuple[Twin, ...] = ()
 
 
 class Blobs:
@@ -82,6 +87,7 @@ class Blobs:
         self._claims = claims
         self.partials = Partials(layout, owner)
         self.lists = DigestLists(layout, owner)
+        self.twins = Twins(layout, Records(layout, owner), owner)
 
     async def obtain(
         self, repository: Repository, finding: Finding, source: Source, watch: Watch
@@ -97,6 +103,15 @@ class Blobs:
         if finding.presence is not Presence.ABSENT and await self._is_proven_now(finding):
             watch.on_bytes(entry.size)
             return await self._as_it_stands(entry, finding.path, watch)
+        if finding.presence is Presence.ABSENT or watch.room is None:
+            return await self._claim_and_fetch(repository, finding, source, watch)
+        async with watch.room(entry.size) as spend:
+            return await self._claim_and_fetch(repository, finding, source, replace(watch, on_disk=spend))
+
+    async def _claim_and_fetch(
+        self, repository: Repository, finding: Finding, source: Source, watch: Watch
+    ) -> Obtained:
+        entry = finding.entry
         name = f"{repository.name}/{entry.digest or entry.path}"
         async with self._claims.held(name, f"{repository.name}: {entry.path}"):
             return await self._fetch_unless_here(repository, finding, source, watch)
@@ -164,10 +179,11 @@ class Blobs:
             if arriving.watch.offer is not None:
                 # Readers need not wait for the disk: what was lost now would be fetched and proven again.
                 arriving.watch.offer.prove(DigestList(entry.size, partial.digests).root)
-            blob = repository.blob(proven.digest)
-            mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob))
+            blob, what = repository.blob(proven.digest), f"looking for equals of {entry.path}"
+            twins = await self._pool.run(what, self.twins.find, repository, proven.digest, entry.size)
+            mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob, twins))
             self.stand(proven, blob, mtime_ns, arriving.watch)
-            return Obtained(proven, HeldEntry(_proof_of(entry), mtime_ns), arriving.fetched)
+            return Obtained(proven, HeldEntry(_proof_of(entry), mtime_ns), arriving.fetched, twins)
         except BaseException as error:
             is_wanted = isinstance(error, _RESUMED) or not isinstance(error, MxError)
             is_kept = is_wanted and _is_worth_keeping(entry, partial, arriving.bytes_kept)
@@ -241,8 +257,12 @@ def _proof_of(entry: FileEntry) -> Proof:
     return Proof.TRANSPORT if entry.digest is None else entry.digest.proof
 
 
-def _store(partial: Partial, blob: Path) -> int:
+def _store(partial: Partial, blob: Path, twins: tuple[Twin, ...]) -> int:
     mtime_ns = partial.sync()
     make_directory(blob.parent)
     put_in_place(partial.path, blob)
-    return mtime_ns
+    if not twins:
+        return mtime_ns
+    # One file has one time, and theirs is on record. Not earlier: an old partial file is swept.
+    os.utime(blob, ns=(twins[0].mtime_ns, twins[0].mtime_ns))
+    return twins[0].mtime_ns

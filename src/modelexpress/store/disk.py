@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import glob
 import hashlib
 import os
 import re
@@ -87,6 +88,11 @@ def _process_tag(pid: int) -> str:
     return f"{_place()}-{pid}-{start_time(pid)}"
 
 
+def has_writer(name: str) -> bool:
+    """True when a file's name tells which process made it."""
+    return _TAG.search(name) is not None
+
+
 def is_writer_dead(name: str) -> bool:
     """True when a file's name tells that the process which made it was here, and is gone for good."""
     found = _TAG.search(name)
@@ -115,6 +121,14 @@ def start_time(pid: int) -> str | None:
 def unique_name(owner: str, suffix: str = "") -> str:
     """A file name that nobody else uses, beginning with the id of the session that writes it."""
     return f"{owner}.{_process_tag(os.getpid())}.{secrets.token_hex(8)}{suffix}"
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """What matches below `folder`, by name; folders that vanish meanwhile are passed over.
+
+    `Path.glob` raises for those.
+    """
+    return [folder / name for name in sorted(glob.glob(pattern, root_dir=folder))]
 
 
 def make_directory(path: Path) -> None:

@@ -22,7 +22,7 @@ class Repository:
     @property
     def path(self) -> Path:
         """`models--org--name`."""
-        return self.root / (_PREFIX + self.name.replace("/", "--"))
+        return self.root / _folder_of(self.name)
 
     @property
     def blobs(self) -> Path:
@@ -88,6 +88,20 @@ class Layout:
         """What was taken out of the layout and waits to be deleted."""
         return self.ours / "trash"
 
+    @property
+    def removals(self) -> Path:
+        """What is being removed: written before the first file goes, so that a crash stops none halfway."""
+        return self.ours / "removals"
+
+    @property
+    def leases(self) -> Path:
+        """Who was told where a snapshot stands."""
+        return self.ours / "leases"
+
+    def lease_folder(self, provider: str, name: str, commit: str) -> Path:
+        """Those who hold the path of one commit."""
+        return self.leases / provider / _folder_of(name) / commit
+
     def repository(self, ref: ModelRef) -> Repository:
         """The repository of `ref`."""
         return Repository(self.root, ref.name)
@@ -102,7 +116,11 @@ class Layout:
 
     def record_folder(self, ref: ModelRef) -> Path:
         """The records of one model."""
-        return self.records / ref.provider.value / (_PREFIX + ref.name.replace("/", "--"))
+        return self.records / ref.provider.value / _folder_of(ref.name)
+
+
+def _folder_of(name: str) -> str:
+    return _PREFIX + name.replace("/", "--")
 
 
 def model_name_of(directory_name: str) -> str | None:

@@ -10,13 +10,14 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelexpress.domain.errors import MxError, Unreachable
-from modelexpress.domain.manifest import FileEntry
+from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.store.partial import Partial
 
 _MOST_OFFERS = 100_000
@@ -25,11 +26,20 @@ _MOST_FALSE_STARTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A proven file: where it is, the time it had when it was proven, where its digest list is or will be."""
+    """A proven file: where it is, the time it had when it was proven, where its digest list is or will be.
+
+    `aside`: where it is going to be, while it is removed from under its readers.
+    """
 
     path: Path
     mtime_ns: int
     digest_list: Path
+    aside: Path | None = None
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Where it may stand at this moment; one of them leads to it."""
+        return (self.path,) if self.aside is None else (self.path, self.aside)
 
     def is_unchanged(self, found: os.stat_result, size: int) -> bool:
         """Whether `found` is still the file that was proven, `size` bytes long, by its size and time."""
@@ -55,6 +65,7 @@ class Offer:
         self._listeners: dict[int, Callable[[], None]] = {}
         self._state_listeners: dict[int, Callable[[], None]] = {}
         self._next = 0
+        self._left_at = float("-inf")
 
     @property
     def state(self) -> State:
@@ -68,10 +79,17 @@ class Offer:
 
     def become(self, state: State) -> None:
         """Enter another state, and tell all listeners."""
-        if not (isinstance(state, Standing) and isinstance(self._state, Partial)):
-            self._root = None  # only the file that was proven while it arrived stands with the same root
+        if not isinstance(state, Standing) or not self._is_known_as(state):
+            self._root = None
         self._state = state
         self._tell_all()
+
+    def _is_known_as(self, state: Standing) -> bool:
+        """Whether it is the file whose root is known: as it arrived, or just moved aside."""
+        before = self._state
+        if isinstance(before, Standing):
+            return replace(state, aside=None) == before
+        return isinstance(before, Partial)
 
     def prove(self, root: str) -> None:
         """What can be read now is proven and has this root; all listeners are told."""
@@ -107,6 +125,12 @@ class Offer:
         finally:
             with self._lock:
                 del listeners[number]
+                self._left_at = self._left_at if is_of_states else time.monotonic()
+
+    def count_readers(self, idle_seconds: float) -> int:
+        """Those who read it now; one who left so short a time ago counts: he is between two ranges."""
+        is_just_left = time.monotonic() - self._left_at < idle_seconds
+        return max(len(self._listeners), int(is_just_left))
 
     def __repr__(self) -> str:
         return f"<Offer {self.id[:12]} {self._state!r}>"
@@ -123,6 +147,15 @@ class Offers:
     def find(self, offer_id: str) -> Offer | None:
         """The offer of that id, if there is one."""
         return self._offers.get(offer_id)
+
+    def of(self, manifest: Manifest) -> list[Offer]:
+        """The offers that there are of a manifest's files."""
+        ids = {offer_id_of(manifest.ref.name, manifest.commit, entry) for entry in manifest.files}
+        return [offer for offer in map(self._offers.get, ids) if offer is not None]
+
+    def of_all(self, manifests: Iterable[Manifest]) -> list[Offer]:
+        """Those of several manifests, each once."""
+        return list({offer.id: offer for manifest in manifests for offer in self.of(manifest)}.values())
 
     def stand(self, repository: str, commit: str, entry: FileEntry, standing: Standing) -> Offer:
         """Offer a file that is proven and here."""

@@ -41,7 +41,8 @@ class Partials:
         self._layout = layout
         self._owner = owner
         self._process = Process.current()
-        self._in_use: set[Path] = set()
+        self.in_use: set[Path] = set()
+        """Those that are open now."""
 
     def open(
         self,
@@ -62,6 +63,7 @@ class Partials:
         header = Header(repository.name, entry.path, entry.size, _vouched(entry), self._process)
         partial = self._begin(path, header, on_arrival)
         if before is not None:
+            os.utime(path)  # an old file that is gone on with is not abandoned
             self._take_over(partial, before)
             for old in self._find(f"*.{_key(repository, entry)}.*"):
                 _remove(old)
@@ -78,14 +80,14 @@ class Partials:
                 journal.close()
                 journal.path.unlink(missing_ok=True)
             raise
-        self._in_use.add(path)
+        self.in_use.add(path)
         return partial
 
     def release(self, partial: Partial, is_kept: bool) -> None:
         """`partial` is used no more: it stays to be resumed if `is_kept`, else it is deleted."""
         partial.leave()
         partial.close()
-        self._in_use.discard(partial.path)
+        self.in_use.discard(partial.path)
         if not is_kept or not partial.path.exists():  # a file that became a blob leaves its journal
             partial.delete()
 
@@ -106,6 +108,19 @@ class Partials:
             freed += _remove(leftover)
         return freed
 
+    def dead_bytes(self, except_model: str | None) -> int:
+        """Bytes of the disk that `delete_dead` would free."""
+        dead = (found.part.stat() for found in self._find_dead(except_model))
+        return sum(status.st_blocks * _BLOCK_BYTES for status in dead if status.st_nlink == 1)
+
+    def delete_dead(self, except_model: str | None) -> int:
+        """Delete the files whose writers are gone for good, but those of one model; bytes freed."""
+        return sum(_remove(found) for found in self._find_dead(except_model))
+
+    def _find_dead(self, except_model: str | None) -> list[_Leftover]:
+        dead = (found for found in self._find("*") if found.is_ours)
+        return [found for found in dead if found.said.header.repository != except_model]
+
     def find_dead(self) -> list[tuple[Path, int]]:
         """Files whose writers are gone for good, each with its bytes."""
         found = [path for dead in self._find("*") if dead.is_ours for path in (dead.part, dead.journal)]
@@ -122,7 +137,7 @@ class Partials:
     def _find(self, pattern: str) -> Iterator[_Leftover]:
         for journal in sorted(self._layout.partials.glob(pattern + JOURNAL)):
             part = journal.with_suffix(PART)
-            said = read_journal(journal) if part not in self._in_use and part.is_file() else None
+            said = read_journal(journal) if part not in self.in_use and part.is_file() else None
             if said is None:
                 continue
             is_own = journal.name.startswith(f"{self._owner}.")

@@ -13,7 +13,7 @@ from typing import Any
 from modelexpress.domain.errors import Invalid, MxError, Unsupported
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest, Proof
 from modelexpress.domain.refs import ModelRef, ProviderKind
-from modelexpress.store.disk import Staged
+from modelexpress.store.disk import Staged, find_files
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
@@ -84,12 +84,12 @@ class Records:
 
     def find_all(self, ref: ModelRef) -> list[SnapshotRecord]:
         """The records of every commit of a model."""
-        paths = sorted(self._layout.record_folder(ref).glob("*.json"))
+        paths = find_files(self._layout.record_folder(ref), "*.json")
         return [record for record in map(_load, paths) if record is not None]
 
     def scan(self) -> Iterator[SnapshotRecord]:
         """Every readable record, in the order of provider, model, commit."""
-        for path in sorted(self._layout.records.glob("*/*/*.json")):
+        for path in find_files(self._layout.records, "*/*/*.json"):
             record = _load(path)
             if record is not None:
                 yield record

@@ -137,7 +137,7 @@ def list_repositories(layout: Layout) -> list[Repository]:
     found = []
     for directory in names:
         name = model_name_of(directory)
-        if name is not None and _is_model_name(name):
+        if name is not None and is_model_name(name):
             found.append(Repository(layout.root, name))
     return found
 
@@ -211,7 +211,8 @@ def files_below(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _is_model_name(name: str) -> bool:
+def is_model_name(name: str) -> bool:
+    """Whether a directory's name is that of a model; anybody may have made it."""
     try:
         model_ref(name)
     except MxError:

@@ -22,6 +22,7 @@ from typing import Any
 from modelexpress.domain.errors import Busy, Invalid, StorageFailed
 from modelexpress.store.disk import (
     disk_errors,
+    has_writer,
     is_writer_dead,
     make_directory,
     start_time,
@@ -43,7 +44,7 @@ def open_volume(layout: Layout, owner: str) -> str:
     Raises StorageFailed when the root cannot be written, Invalid when a newer version wrote it.
     """
     with disk_errors(f"opening cache directory {layout.root}"):
-        for folder in (layout.records, layout.partials, layout.staging, layout.trash):
+        for folder in (layout.records, layout.partials, layout.staging, layout.trash, layout.removals):
             make_directory(folder)
         path = layout.ours / "volume.json"
         content = _read_json(path)
@@ -183,28 +184,27 @@ def sweep(layout: Layout, dead_owners: frozenset[str], now: float) -> int:
     """Delete partials, staged files and trash that nobody works on any more; the bytes freed.
 
     A file of a session in `dead_owners` goes at once, unless it is a partial with its journal, which a
-    day is given to be resumed; one of an unknown session goes a day after its last write (it may belong
-    to a process on another machine), trash always.
+    day is given to be resumed; one of an unknown session goes a day after its last write: it may belong
+    to a process on another machine, and trash to readers that a living one waits for.
     """
     freed = 0
-    for folder, is_trash in ((layout.partials, False), (layout.staging, False), (layout.trash, True)):
-        for path, size in leftovers(folder, dead_owners, now, is_trash):
+    for folder in (layout.partials, layout.staging, layout.trash):
+        for path, size in leftovers(folder, dead_owners, now):
             _log.info("removing leftover %s (%d bytes)", path, size)
             remove_tree(path)
             freed += size
     return freed
 
 
-def leftovers(
-    folder: Path, dead_owners: frozenset[str], now: float, is_trash: bool
-) -> list[tuple[Path, int]]:
+def leftovers(folder: Path, dead_owners: frozenset[str], now: float) -> list[tuple[Path, int]]:
     """What `sweep` would delete in `folder`, each with its bytes."""
-    found = []
+    found, is_trash = [], folder.name == "trash"
     for entry in os.scandir(folder):
         owner = entry.name.partition(".")[0]
         with suppress(FileNotFoundError):  # another process has swept it
             status = entry.stat(follow_symlinks=False)
-            is_over = is_trash or now - status.st_mtime > _ABANDONED_SECONDS
+            age = now - status.st_mtime
+            is_over = age > _ABANDONED_SECONDS or (is_trash and not has_writer(entry.name))
             is_dead = owner in dead_owners or is_writer_dead(entry.name)
             if is_over or (is_dead and not _is_resumable(Path(entry.path))):
                 found.append((Path(entry.path), _tree_bytes(Path(entry.path))))

@@ -11,7 +11,7 @@ class ListHeldRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HeldSnapshot(_message.Message):
-    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted", "bytes_added")
+    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted", "bytes_added", "bytes_on_disk", "bytes_shared", "pins", "readers")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,10 @@ class HeldSnapshot(_message.Message):
     IS_RECORDED_FIELD_NUMBER: _ClassVar[int]
     IS_ADOPTED_FIELD_NUMBER: _ClassVar[int]
     BYTES_ADDED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_ON_DISK_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SHARED_FIELD_NUMBER: _ClassVar[int]
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    READERS_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     commit: str
@@ -38,7 +42,11 @@ class HeldSnapshot(_message.Message):
     is_recorded: bool
     is_adopted: bool
     bytes_added: int
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ..., bytes_added: _Optional[int] = ...) -> None: ...
+    bytes_on_disk: int
+    bytes_shared: int
+    pins: _containers.RepeatedScalarFieldContainer[str]
+    readers: int
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ..., bytes_added: _Optional[int] = ..., bytes_on_disk: _Optional[int] = ..., bytes_shared: _Optional[int] = ..., pins: _Optional[_Iterable[str]] = ..., readers: _Optional[int] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("models", "is_dry_run")
@@ -149,3 +157,139 @@ class AdoptRequest(_message.Message):
     model: _transfer_pb2.Model
     is_dry_run: bool
     def __init__(self, model: _Optional[_Union[_transfer_pb2.Model, _Mapping]] = ..., is_dry_run: bool = ...) -> None: ...
+
+class PlanRequest(_message.Message):
+    __slots__ = ("wanted",)
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    wanted: int
+    def __init__(self, wanted: _Optional[int] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("models", "wanted", "is_dry_run", "is_forced")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    IS_DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    IS_FORCED_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[_transfer_pb2.Model]
+    wanted: int
+    is_dry_run: bool
+    is_forced: bool
+    def __init__(self, models: _Optional[_Iterable[_Union[_transfer_pb2.Model, _Mapping]]] = ..., wanted: _Optional[int] = ..., is_dry_run: bool = ..., is_forced: bool = ...) -> None: ...
+
+class VolumeUse(_message.Message):
+    __slots__ = ("used", "removable", "arriving", "leftovers", "free", "kept_free", "promised", "room", "budget")
+    USED_FIELD_NUMBER: _ClassVar[int]
+    REMOVABLE_FIELD_NUMBER: _ClassVar[int]
+    ARRIVING_FIELD_NUMBER: _ClassVar[int]
+    LEFTOVERS_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FREE_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
+    ROOM_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    used: int
+    removable: int
+    arriving: int
+    leftovers: int
+    free: int
+    kept_free: int
+    promised: int
+    room: int
+    budget: int
+    def __init__(self, used: _Optional[int] = ..., removable: _Optional[int] = ..., arriving: _Optional[int] = ..., leftovers: _Optional[int] = ..., free: _Optional[int] = ..., kept_free: _Optional[int] = ..., promised: _Optional[int] = ..., room: _Optional[int] = ..., budget: _Optional[int] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("provider", "name", "commit", "bytes", "reason")
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    provider: str
+    name: str
+    commit: str
+    bytes: int
+    reason: str
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., bytes: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EvictionPlan(_message.Message):
+    __slots__ = ("use", "removal", "kept", "missing")
+    USE_FIELD_NUMBER: _ClassVar[int]
+    REMOVAL_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    use: VolumeUse
+    removal: RemovalPlan
+    kept: _containers.RepeatedCompositeFieldContainer[Kept]
+    missing: int
+    def __init__(self, use: _Optional[_Union[VolumeUse, _Mapping]] = ..., removal: _Optional[_Union[RemovalPlan, _Mapping]] = ..., kept: _Optional[_Iterable[_Union[Kept, _Mapping]]] = ..., missing: _Optional[int] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: _transfer_pb2.Model
+    def __init__(self, model: _Optional[_Union[_transfer_pb2.Model, _Mapping]] = ...) -> None: ...
+
+class Explained(_message.Message):
+    __slots__ = ("held", "bytes_alone", "rank", "fate", "pins", "readers", "leases")
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    BYTES_ALONE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    FATE_FIELD_NUMBER: _ClassVar[int]
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    READERS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    held: HeldSnapshot
+    bytes_alone: int
+    rank: int
+    fate: str
+    pins: _containers.RepeatedCompositeFieldContainer[PinnedPattern]
+    readers: _containers.RepeatedScalarFieldContainer[str]
+    leases: _containers.RepeatedCompositeFieldContainer[PathLease]
+    def __init__(self, held: _Optional[_Union[HeldSnapshot, _Mapping]] = ..., bytes_alone: _Optional[int] = ..., rank: _Optional[int] = ..., fate: _Optional[str] = ..., pins: _Optional[_Iterable[_Union[PinnedPattern, _Mapping]]] = ..., readers: _Optional[_Iterable[str]] = ..., leases: _Optional[_Iterable[_Union[PathLease, _Mapping]]] = ...) -> None: ...
+
+class PathLease(_message.Message):
+    __slots__ = ("holder", "until")
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    holder: str
+    until: float
+    def __init__(self, holder: _Optional[str] = ..., until: _Optional[float] = ...) -> None: ...
+
+class ListPinsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PinnedPattern(_message.Message):
+    __slots__ = ("pattern", "created_at", "until")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    created_at: float
+    until: float
+    def __init__(self, pattern: _Optional[str] = ..., created_at: _Optional[float] = ..., until: _Optional[float] = ...) -> None: ...
+
+class Pins(_message.Message):
+    __slots__ = ("pins",)
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    pins: _containers.RepeatedCompositeFieldContainer[PinnedPattern]
+    def __init__(self, pins: _Optional[_Iterable[_Union[PinnedPattern, _Mapping]]] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("pattern", "until", "is_dry_run")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    IS_DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    until: float
+    is_dry_run: bool
+    def __init__(self, pattern: _Optional[str] = ..., until: _Optional[float] = ..., is_dry_run: bool = ...) -> None: ...
+
+class UnpinRequest(_message.Message):
+    __slots__ = ("patterns", "is_dry_run")
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    IS_DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    patterns: _containers.RepeatedScalarFieldContainer[str]
+    is_dry_run: bool
+    def __init__(self, patterns: _Optional[_Iterable[str]] = ..., is_dry_run: bool = ...) -> None: ...

@@ -27,6 +27,10 @@ def from_snapshot(held: HeldSnapshot) -> cache_pb2.HeldSnapshot:
         last_used_at=held.last_used_at,
         is_recorded=held.is_recorded,
         is_adopted=held.is_adopted,
+        bytes_on_disk=held.bytes_on_disk,
+        bytes_shared=held.bytes_shared,
+        pins=held.pins,
+        readers=held.readers,
     )
 
 
@@ -46,6 +50,10 @@ def to_snapshot(message: cache_pb2.HeldSnapshot) -> HeldSnapshot:
         last_used_at=message.last_used_at if message.HasField("last_used_at") else None,
         is_recorded=message.is_recorded,
         is_adopted=message.is_adopted,
+        bytes_on_disk=message.bytes_on_disk,
+        bytes_shared=message.bytes_shared,
+        pins=tuple(message.pins),
+        readers=message.readers,
     )
 
 

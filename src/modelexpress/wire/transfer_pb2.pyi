@@ -148,3 +148,19 @@ class ManifestFile(_message.Message):
     xet_hash: str
     ticket: str
     def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[str] = ..., blob_id: _Optional[str] = ..., xet_hash: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
+
+class KeepPathRequest(_message.Message):
+    __slots__ = ("model", "holder", "seconds")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    holder: str
+    seconds: int
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., holder: _Optional[str] = ..., seconds: _Optional[int] = ...) -> None: ...
+
+class KeepPathAnswer(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...

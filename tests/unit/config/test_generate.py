@@ -82,8 +82,8 @@ def test_migration_keeps_every_value_of_another_versions_file(desk: Desk) -> Non
         "  port: 8101",
         "  metrics_port: 9999",
         "  directory: ./cache",
-        "  # max_size_bytes: 1000",
-        "    enabled: false",
+        "  max_size_bytes: 1000",
+        "    enabled: true",
         "      unused_threshold: 604800",
         "      max_models: 5",
         "    check_interval: 3600",
@@ -95,11 +95,7 @@ def test_migration_keeps_every_value_of_another_versions_file(desk: Desk) -> Non
         "  cache_ttl_secs: 30",
     ):
         assert line in migrated.text.splitlines(), line
-    assert [warning.partition(" is")[0] for warning in migrated.warnings] == [
-        "cache.max_size_bytes",
-        "cache.eviction.enabled",
-        "security",
-    ]
+    assert [warning.partition(" is")[0] for warning in migrated.warnings] == ["security"]
 
 
 def test_migration_never_opens_what_was_protected(desk: Desk) -> None:
@@ -116,7 +112,7 @@ def test_a_migrated_file_without_protection_starts(desk: Desk) -> None:
 
 def test_migrating_twice_changes_nothing_more() -> None:
     once = migrate(ESTABLISHED).text
-    assert migrate(once).text == once.replace("  # Upper bound of the cache.\n  # max_size_bytes: 1000\n", "")
+    assert migrate(once).text == once
     assert migrate(generate_default()).text == generate_default()
     assert migrate(generate_default()).warnings == ()
 

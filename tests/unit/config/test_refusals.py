@@ -139,10 +139,7 @@ def test_other_formats_are_refused_with_the_one_to_use(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("cache:\n  max_size_bytes: 1\n", "2: cache.max_size_bytes: this version does not limit"),
-        ("cache:\n  eviction:\n    enabled: true\n", "3: cache.eviction.enabled: this version does"),
-        ("cache:\n  eviction:\n    check_interval: 1h\n", "3: cache.eviction.check_interval: this version"),
-        ("cache: {eviction: {policy: {max_models: 3}}}\n", "1: cache.eviction.policy.max_models: this"),
+        ("cache:\n  max_size_bytes: 0\n", "2: cache.max_size_bytes 0 lets nothing in: leave it out"),
         ("security:\n  mode: enforce\n", "2: security.mode: 'enforce' is not in this version"),
         ("security:\n  token_audiences: [x]\n", "2: security.token_audiences: this version cannot check"),
         ("security:\n  allowed_service_accounts:\n  - namespace: a\n    service_account: b\n",
@@ -166,8 +163,6 @@ def test_a_client_key_that_nothing_reads_is_refused(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MODEL_EXPRESS_CACHE_EVICTION_ENABLED", "true"),
-        ("MODEL_EXPRESS_CACHE_MAX_SIZE_BYTES", "1"),
         ("MODEL_EXPRESS_SECURITY_MODE", "Enforce"),
         ("MODEL_EXPRESS_SECURITY_TOKEN_AUDIENCES", "a,b"),
         ("MODEL_EXPRESS_SECURITY_ALLOWED_SERVICE_ACCOUNTS", "ns : sa"),
@@ -183,7 +178,7 @@ def test_variables_and_flags_that_would_do_nothing_are_refused_too(desk: Desk, n
 def test_an_eviction_section_that_is_switched_off_may_stay(desk: Desk) -> None:
     desk.write("cache: {eviction: {enabled: false, policy: {max_models: 3}, check_interval: 60}}\n")
     assert not desk.load().settings.cache.eviction.enabled
-    assert "cache.eviction.enabled" in desk.refusal(flags={"cache.eviction.enabled": "true"})
+    assert desk.load(flags={"cache.eviction.enabled": "true"}).settings.cache.eviction.policy.max_models == 3
 
 
 def test_eviction_may_be_switched_off_by_a_variable_above_the_file(desk: Desk) -> None:

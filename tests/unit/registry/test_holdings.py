@@ -81,7 +81,23 @@ async def test_a_touch_is_written_once_a_minute(table: Table, clock: FakeClock) 
     await holdings.touch(holding())
 
     assert await table.get(key) != first
-    assert await listed(holdings) == {holding(last_used_at=started + 60)}
+    assert await listed(holdings) == {holding(last_used_at=started + 60, uses=4)}
+
+
+async def test_a_use_counts_though_the_table_does_not_know_it_yet(table: Table, clock: FakeClock) -> None:
+    holdings = Holdings(table, "node", clock)
+    await holdings.put(holding())
+    await holdings.touch(holding())
+    await clock.advance(30)
+    holdings.inflation = 2.5
+    await holdings.touch(holding())
+    assert await listed(holdings) == {holding(last_used_at=clock.wall(), uses=3)}
+
+    await holdings.put(holding(files=3))  # described anew: what is known of its use stays
+    assert await listed(holdings) == {holding(last_used_at=clock.wall(), uses=3, files=3)}
+    await clock.advance(30)
+    await holdings.touch(holding())
+    assert await listed(holdings) == {holding(last_used_at=clock.wall(), uses=4, credit=2.5)}
 
 
 async def test_after_a_removal_the_next_touch_is_written(table: Table, clock: FakeClock) -> None:

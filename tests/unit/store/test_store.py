@@ -27,14 +27,18 @@ from modelexpress.store.partial import Partial
 from modelexpress.store.proof import find_damage, opened
 from modelexpress.store.publish import Publication, Publisher
 from modelexpress.store.records import CompleteSelection, Owned, Records, SnapshotRecord
-from modelexpress.store.removal import carry_out, plan_removal
+from modelexpress.store.removal import RepositoryRemoval, carry_out, note_removal, plan_removal
 from modelexpress.store.survey import Finding, Presence, find_touched, read_foreign_manifest, survey
-from modelexpress.store.volume import open_volume, sweep
+from modelexpress.store.volume import open_volume, remove_tree, sweep
 from modelexpress.store.window import RangedSource, Reader, Slots
 
 REF = ModelRef.parse("org/name")
 COMMIT = "1" * 40
 OTHER = "2" * 40
+
+
+def remove(layout: Layout, plan: RepositoryRemoval, records: Records) -> None:
+    remove_tree(carry_out(layout, note_removal(layout, "me", plan), plan, records))
 
 
 def sha256_entry(path: str, content: bytes) -> FileEntry:
@@ -334,7 +338,7 @@ async def test_removal_takes_all_that_is_ours(layout: Layout, blobs: Blobs) -> N
 
     plan = plan_removal(layout, REF, records, frozenset({COMMIT}), "asked for")
     assert plan.removals[0].bytes_freed == MANIFEST.total_bytes
-    carry_out(layout, "me", plan, records)
+    remove(layout, plan, records)
 
     assert not layout.repository(REF).path.exists()
     assert records.find(REF, COMMIT) is None and not list(layout.trash.iterdir())
@@ -346,7 +350,7 @@ async def test_removal_keeps_blobs_that_another_commit_links(layout: Layout, blo
     records = Records(layout, "me")
 
     plan = plan_removal(layout, REF, records, frozenset({COMMIT}), "asked for")
-    carry_out(layout, "me", plan, records)
+    remove(layout, plan, records)
 
     record = records.find(REF, OTHER)
     assert plan.removals[0].bytes_freed == 0
@@ -362,7 +366,7 @@ async def test_removal_never_touches_what_another_tool_linked(layout: Layout, bl
     (foreign / "mine.safetensors").symlink_to(f"../../blobs/{ENTRIES[1].digest.value}")  # type: ignore[union-attr]
     (repository.refs / "theirs").write_text(OTHER)
 
-    carry_out(layout, "me", plan_removal(layout, REF, records, frozenset({COMMIT}), ""), records)
+    remove(layout, plan_removal(layout, REF, records, frozenset({COMMIT}), ""), records)
 
     assert (foreign / "mine.safetensors").read_bytes() == CONTENT["model.safetensors"]
     assert (repository.refs / "theirs").read_text() == OTHER and not (repository.refs / "main").exists()
@@ -374,7 +378,7 @@ async def test_removing_a_snapshot_of_another_tool_removes_no_file(layout: Layou
     records.save(replace(record, owned={}))
     before = tree(repository.path)
 
-    carry_out(layout, "me", plan_removal(layout, REF, records, frozenset({COMMIT}), ""), records)
+    remove(layout, plan_removal(layout, REF, records, frozenset({COMMIT}), ""), records)
 
     assert tree(repository.path) == before
 
@@ -388,7 +392,7 @@ async def test_a_removal_torn_at_any_step_can_be_done_again(
     records.delete(REF, COMMIT)  # the first step, then a crash
     plan.links[0].unlink()
 
-    carry_out(layout, "me", plan, records)
+    remove(layout, plan, records)
 
     assert not layout.repository(REF).path.exists()
 
