@@ -239,7 +239,7 @@ class TestBudget:
         assert told.rank is None and "handed out to" in told.fate and len(told.leases) == 1
 
         async with house.client(house.root, is_shared=True) as client:
-            await (await client._connect()).keep_path(ModelRef.parse("demo/a"), model.commit, 0)
+            await client.keep(model, 0)
         await pull(house, tmp_path / "mine", "demo/d")
         assert await names(house.cache) == ["demo/c", "demo/d"]
 

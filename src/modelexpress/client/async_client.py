@@ -69,6 +69,15 @@ class AsyncClient:
         """Remove a model from the server; the server's words about it."""
         return await (await self._connect()).delete(as_ref(model))
 
+    async def keep(self, model: LocalModel, seconds: int | None = None) -> None:
+        """Say of a pulled model whether it is still read where the server has it; nothing evicts it then.
+
+        `seconds` None: as long as the server's settings say, which is also the most; 0: it is read no more.
+        A model that was brought to this machine is nobody else's, and nothing is said of it.
+        """
+        if model.transfer is Transfer.SHARED:
+            await (await self._connect()).keep_path(model.ref, model.commit, seconds)
+
     async def list_held(self) -> list[HeldSnapshot]:
         """What the server holds."""
         return await RemoteControl(await self._connection()).list_held()

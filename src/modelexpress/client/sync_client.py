@@ -68,6 +68,13 @@ class SyncClient:
         """Remove a model from the server; the server's words about it."""
         return self._call(self._client.delete(model))
 
+    def keep(self, model: LocalModel, seconds: int | None = None) -> None:
+        """Say of a pulled model whether it is still read where the server has it; nothing evicts it then.
+
+        `seconds` None: as long as the server's settings say, which is also the most; 0: it is read no more.
+        """
+        return self._call(self._client.keep(model, seconds))
+
     def list_held(self) -> list[HeldSnapshot]:
         """What the server holds."""
         return self._call(self._client.list_held())
