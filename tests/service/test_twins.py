@@ -51,6 +51,7 @@ async def test_bytes_that_several_models_have_take_the_disk_once(house: House, t
     assert len({weights_of(house, name).stat().st_ino for name in NAMES}) == 1
     held = {one.name: one for one in await house.cache.list_held()}
     assert all(one.bytes_shared >= 3 * MIB for one in held.values())
+    assert 3 * MIB <= sum(one.bytes_on_disk_added for one in held.values()) < 4 * MIB
     plan = await house.cache.plan()
     assert 3 * MIB <= plan.use.used < 4 * MIB
     assert [v.is_sound for v in await house.cache.verify(None, lambda progress: None)] == [True] * 3

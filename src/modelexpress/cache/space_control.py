@@ -39,7 +39,8 @@ class SpaceControl(LocalControl):
             _log.warning("%s", error)  # what is here can be said all the same
             pins = []
         scene = await self._evictor.look(pins=pins)
-        return [await self._with_space(one, scene, pins) for one in held]
+        added = scene.inventory.added(map(_key_of, held))
+        return [self._with_space(one, scene, pins, added[_key_of(one)]) for one in held]
 
     async def plan(self, wanted: int = 0) -> EvictionPlan:
         """What would go now, by the rules and so that `wanted` bytes can be promised."""
@@ -125,12 +126,13 @@ class SpaceControl(LocalControl):
                 if pinned:
                     raise _pinned(f"{one.name}@{one.commit[:12]}", pinned[0])
 
-    async def _with_space(self, held: HeldSnapshot, scene: Scene, pins: Sequence[Pin]) -> HeldSnapshot:
+    def _with_space(self, held: HeldSnapshot, scene: Scene, pins: Sequence[Pin], added: int) -> HeldSnapshot:
         key = _key_of(held)
         record = scene.records.get(key)
         return replace(
             held,
-            bytes_on_disk=scene.inventory.bytes_of(key) if record is not None else held.bytes,
+            bytes_on_disk=held.bytes if record is None else scene.inventory.bytes_of(key),
+            bytes_on_disk_added=held.bytes_added if record is None else added,
             bytes_shared=scene.inventory.bytes_shared(key),
             pins=tuple(pin.pattern for pin in pins if pin.matches(held.name, held.commit, held.refs)),
             readers=0 if record is None else len(self._parts.leases.readers(record.manifest)),

@@ -56,11 +56,12 @@ def ls(context: typer.Context) -> None:
     environment = of(context)
     held = environment.with_control(lambda control: control.list_held())
     total = sum(one.bytes_added for one in held)
+    on_disk = sum(one.bytes_on_disk_added for one in held)
 
     def lines() -> Iterable[str]:
         heads = ("model", "commit", "refs", "on disk", "shared", "files", "used", "state")
         yield from columns(heads, [_row(one) for one in held])
-        yield f"{len(held)} snapshots, {format_bytes(total)}"
+        yield f"{len(held)} snapshots, {format_bytes(total)}, on disk {format_bytes(on_disk)}"
 
     environment.output.result(
         {
@@ -69,6 +70,7 @@ def ls(context: typer.Context) -> None:
             "snapshots": [_describe(one) for one in held],
             "total_bytes": total,
             "total_size": format_bytes(total),
+            "total_on_disk": on_disk,
         },
         lines,
     )

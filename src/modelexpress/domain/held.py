@@ -19,7 +19,8 @@ class HeldSnapshot:
     """One commit of a model in the cache. `bytes` counts each blob once; times are epoch seconds.
 
     `bytes_added` leaves out blobs that a snapshot listed before it has too, so that it can be summed up.
-    `bytes_on_disk` counts blocks of the disk, `bytes_shared` those of them that other snapshots use too;
+    `bytes_on_disk` counts blocks of the disk, `bytes_shared` those of them that other snapshots use too,
+    `bytes_on_disk_added` those that no snapshot listed before it, of any model, has too;
     `pins` are the patterns that keep it, `readers` those who read it at this moment.
     `is_recorded` False: written by another tool and not yet proven or adopted.
     `selections` are the keys of the selections that are complete (see `Selection.key`).
@@ -40,6 +41,7 @@ class HeldSnapshot:
     is_adopted: bool
     bytes_on_disk: int = 0
     bytes_shared: int = 0
+    bytes_on_disk_added: int = 0
     pins: tuple[str, ...] = ()
     readers: int = 0
 

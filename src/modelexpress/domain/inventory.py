@@ -70,6 +70,16 @@ class Inventory:
         """The part of them that stays when this snapshot alone goes."""
         return self.bytes_of(key) - self.freed({key})
 
+    def added(self, keys: Iterable[SnapshotKey]) -> dict[SnapshotKey, int]:
+        """Bytes of the disk that each of `keys` takes besides those before it; the sum is what all take."""
+        seen: set[int] = set()
+        found = {}
+        for key in keys:
+            new = set(self._blobs.get(key, ())) - seen
+            seen |= new
+            found[key] = sum(self._uses[n].bytes for n in new)
+        return found
+
     def freed(self, keys: Iterable[SnapshotKey]) -> int:
         """Bytes that the disk gets back when all of `keys` go; what they share counts once."""
         return self.going(keys).freed

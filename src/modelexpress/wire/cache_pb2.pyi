@@ -11,7 +11,7 @@ class ListHeldRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HeldSnapshot(_message.Message):
-    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted", "bytes_added", "bytes_on_disk", "bytes_shared", "pins", "readers")
+    __slots__ = ("provider", "name", "commit", "refs", "selections", "files", "bytes", "bytes_ours", "path", "last_used_at", "is_recorded", "is_adopted", "bytes_added", "bytes_on_disk", "bytes_shared", "pins", "readers", "bytes_on_disk_added")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class HeldSnapshot(_message.Message):
     BYTES_SHARED_FIELD_NUMBER: _ClassVar[int]
     PINS_FIELD_NUMBER: _ClassVar[int]
     READERS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_ON_DISK_ADDED_FIELD_NUMBER: _ClassVar[int]
     provider: str
     name: str
     commit: str
@@ -46,7 +47,8 @@ class HeldSnapshot(_message.Message):
     bytes_shared: int
     pins: _containers.RepeatedScalarFieldContainer[str]
     readers: int
-    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ..., bytes_added: _Optional[int] = ..., bytes_on_disk: _Optional[int] = ..., bytes_shared: _Optional[int] = ..., pins: _Optional[_Iterable[str]] = ..., readers: _Optional[int] = ...) -> None: ...
+    bytes_on_disk_added: int
+    def __init__(self, provider: _Optional[str] = ..., name: _Optional[str] = ..., commit: _Optional[str] = ..., refs: _Optional[_Iterable[str]] = ..., selections: _Optional[_Iterable[str]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_ours: _Optional[int] = ..., path: _Optional[str] = ..., last_used_at: _Optional[float] = ..., is_recorded: bool = ..., is_adopted: bool = ..., bytes_added: _Optional[int] = ..., bytes_on_disk: _Optional[int] = ..., bytes_shared: _Optional[int] = ..., pins: _Optional[_Iterable[str]] = ..., readers: _Optional[int] = ..., bytes_on_disk_added: _Optional[int] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("models", "is_dry_run")

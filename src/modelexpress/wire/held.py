@@ -29,6 +29,7 @@ def from_snapshot(held: HeldSnapshot) -> cache_pb2.HeldSnapshot:
         is_adopted=held.is_adopted,
         bytes_on_disk=held.bytes_on_disk,
         bytes_shared=held.bytes_shared,
+        bytes_on_disk_added=held.bytes_on_disk_added,
         pins=held.pins,
         readers=held.readers,
     )
@@ -52,6 +53,7 @@ def to_snapshot(message: cache_pb2.HeldSnapshot) -> HeldSnapshot:
         is_adopted=message.is_adopted,
         bytes_on_disk=message.bytes_on_disk,
         bytes_shared=message.bytes_shared,
+        bytes_on_disk_added=message.bytes_on_disk_added,
         pins=tuple(message.pins),
         readers=message.readers,
     )
