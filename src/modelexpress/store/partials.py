@@ -71,16 +71,17 @@ class Partials:
 
     def _begin(self, path: Path, header: Header, on_arrival: Callable[[int], None]) -> Partial:
         journal = None
+        self.in_use.add(path)  # before it is there: nobody who looks for leftovers may find it without
         try:
             journal = Journal(path.with_suffix(JOURNAL), header)
             partial = Partial(path, header.size, journal, on_arrival)
         except BaseException:
+            self.in_use.discard(path)
             path.unlink(missing_ok=True)
             if journal is not None:
                 journal.close()
                 journal.path.unlink(missing_ok=True)
             raise
-        self.in_use.add(path)
         return partial
 
     def release(self, partial: Partial, is_kept: bool) -> None:

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.unit.store.test_removal_crashes import GOING, NEW, OLD, REF, SHARED, STAYING, publish
+from tests.unit.store.test_removal_crashes import GOING, NEW, OLD, REF, SHARED, STAYING, entry, publish
 
 from modelexpress.domain.errors import Corrupt, Unsupported
 from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.pins import Pin
 from modelexpress.store.layout import Layout
 from modelexpress.store.leases import PathLeases
+from modelexpress.store.partial import Partial
+from modelexpress.store.partials import Partials
 from modelexpress.store.pins import Pins
 from modelexpress.store.records import Records
 from modelexpress.store.usage import measure_usage, read_inventory
@@ -155,3 +157,21 @@ class TestPins:
         pins.path.write_text('{"format": 2, "pins": []}')
         with pytest.raises(Unsupported, match="newer version"):
             pins.read()
+
+
+def test_a_file_that_is_just_being_begun_is_nobodys_leftover(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found at seed 6 of the proof on a real cache: room was made while another pull opened its file."""
+    store = Partials(layout, "me")
+    real = Partial.__init__
+
+    def begin(self: Partial, *arguments: object) -> None:
+        real(self, *arguments)  # type: ignore[arg-type]
+        assert store.delete_dead(None) == 0 and store.find_dead() == []
+
+    monkeypatch.setattr(Partial, "__init__", begin)
+    partial = store.open(layout.repository(REF), entry("x.bin", OLD), lambda count: None)
+    assert partial.path.exists()
+    store.release(partial, is_kept=False)
+    assert store.in_use == set()
