@@ -84,10 +84,6 @@ class Leases:
         """Whether anybody in this process uses a model now, any commit of it."""
         return any(lease.model == model for lease in self._running)
 
-    def is_running(self, lease: Lease) -> bool:
-        """Whether it has not ended."""
-        return lease in self._running
-
     def give_addresses(self, manifest: Manifest) -> None:
         """Somebody asked for a snapshot, or where its files are read, and will come for them at once."""
         self._given[SnapshotKey.of(manifest)] = self.clock.monotonic() + self.grace_seconds

@@ -32,13 +32,15 @@ class SpaceControl(LocalControl):
 
     async def list_held(self) -> list[HeldSnapshot]:
         """Everything in the cache, with what it takes of the disk, who keeps it and who reads it."""
-        held = await super().list_held()
         try:
             pins = await self.list_pins()
         except (Corrupt, Unsupported) as error:
             _log.warning("%s", error)  # what is here can be said all the same
             pins = []
-        scene = await self._evictor.look(pins=pins)
+        return await self._list_in(await self._evictor.look(pins=pins), pins)
+
+    async def _list_in(self, scene: Scene, pins: Sequence[Pin]) -> list[HeldSnapshot]:
+        held = await super().list_held()
         added = scene.inventory.added(map(_key_of, held))
         return [self._with_space(one, scene, pins, added[_key_of(one)]) for one in held]
 
@@ -67,10 +69,11 @@ class SpaceControl(LocalControl):
 
     async def explain(self, ref: ModelRef) -> list[Explained]:
         """Why each snapshot of a model is here, and when it goes; NotFound when there is none."""
-        held = [one for one in await self.list_held() if _is_of(one, ref)]
+        pins = await self.list_pins()
+        scene = await self._evictor.look(pins=pins)
+        held = [one for one in await self._list_in(scene, pins) if _is_of(one, ref)]
         if not held:
             raise NotFound(f"{ref} is not in the cache at {self.where}; nothing to explain")
-        scene, pins = await self._evictor.look(), await self.list_pins()
         return [await self._explain(one, scene, pins) for one in held]
 
     async def list_pins(self) -> list[Pin]:

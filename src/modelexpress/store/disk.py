@@ -22,6 +22,7 @@ from modelexpress.domain.errors import Cancelled, MxError, NoRoom, StorageFailed
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TAG = re.compile(r"\.([0-9a-f]{12})-([0-9]+)-([0-9]+)\.")
 _HINTS = {
@@ -121,6 +122,11 @@ def start_time(pid: int) -> str | None:
 def unique_name(owner: str, suffix: str = "") -> str:
     """A file name that nobody else uses, beginning with the id of the session that writes it."""
     return f"{owner}.{_process_tag(os.getpid())}.{secrets.token_hex(8)}{suffix}"
+
+
+def disk_bytes(status: os.stat_result) -> int:
+    """Bytes of the disk that a file takes, which are fewer than its size where it has holes."""
+    return status.st_blocks * _BLOCK_BYTES
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:

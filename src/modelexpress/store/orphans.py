@@ -42,8 +42,8 @@ def find_stray_lists(layout: Layout, records: Records, now: float) -> list[Path]
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError):
-        yield from (Path(entry.path) for entry in os.scandir(folder))
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from [Path(entry.path) for entry in entries]
 
 
 def _is_old(path: Path, now: float) -> bool:

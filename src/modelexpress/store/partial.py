@@ -14,12 +14,11 @@ from blake3 import blake3
 
 from modelexpress.domain.chunks import CHUNK_BYTES, chunk_span
 from modelexpress.domain.errors import Corrupt
-from modelexpress.store.disk import disk_errors
+from modelexpress.store.disk import disk_bytes, disk_errors
 from modelexpress.store.journal import Journal
 from modelexpress.transfer import Arrivals
 
 _CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
-_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,10 +34,10 @@ class Partial(Arrivals):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
         try:
-            before = os.fstat(self._descriptor).st_blocks
+            before = disk_bytes(os.fstat(self._descriptor))
             self.is_allocated = _allocate(self._descriptor, size)
-            blocks = os.fstat(self._descriptor).st_blocks - before
-            self.bytes_allocated = min(max(blocks, 0) * _BLOCK_BYTES, size)
+            taken = disk_bytes(os.fstat(self._descriptor)) - before
+            self.bytes_allocated = min(max(taken, 0), size)
         except OSError:
             os.close(self._descriptor)
             raise

@@ -13,13 +13,11 @@ from pathlib import Path
 
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.refs import shown
-from modelexpress.store.disk import unique_name
+from modelexpress.store.disk import disk_bytes, unique_name
 from modelexpress.store.journal import Header, Journal, Journalled, read_journal
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.partial import Partial
 from modelexpress.store.volume import JOURNAL, PART, Process
-
-_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ class Partials:
             best = self._find_best(repository, entry)
             if best is not None and best.is_ours:
                 with suppress(FileNotFoundError):
-                    total += min(best.part.stat().st_blocks * _BLOCK_BYTES, entry.size)
+                    total += min(disk_bytes(best.part.stat()), entry.size)
         return total
 
     def delete_of(self, repository: Repository) -> int:
@@ -112,7 +110,7 @@ class Partials:
     def dead_bytes(self, except_model: str | None) -> int:
         """Bytes of the disk that `delete_dead` would free."""
         dead = (found.part.stat() for found in self._find_dead(except_model))
-        return sum(status.st_blocks * _BLOCK_BYTES for status in dead if status.st_nlink == 1)
+        return sum(disk_bytes(status) for status in dead if status.st_nlink == 1)
 
     def delete_dead(self, except_model: str | None) -> int:
         """Delete the files whose writers are gone for good, but those of one model; bytes freed."""
@@ -185,7 +183,7 @@ def _remove(leftover: _Leftover) -> int:
     if leftover.is_ours:
         with suppress(FileNotFoundError):
             status = leftover.part.stat()
-            freed = status.st_blocks * _BLOCK_BYTES if status.st_nlink == 1 else 0
+            freed = disk_bytes(status) if status.st_nlink == 1 else 0
         leftover.part.unlink(missing_ok=True)
         leftover.journal.unlink(missing_ok=True)
     return freed

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelexpress.domain.inventory import BlobUse, Inventory, SnapshotKey
+from modelexpress.store.disk import disk_bytes
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.records import Owned, SnapshotRecord
 from modelexpress.store.removal import owned_blobs
 from modelexpress.store.survey import files_below, list_commits
 from modelexpress.store.volume import PART
-
-_BLOCK_BYTES = 512  # of st_blocks, on every Linux file system
 
 Inode = tuple[int, int]
 
@@ -57,7 +56,7 @@ def _sum_tree(folder: Path, device: int, seen: set[Inode], in_use: Collection[st
         inode = (status.st_dev, status.st_ino)
         if status.st_dev == device and inode not in seen:
             seen.add(inode)
-            size = status.st_blocks * _BLOCK_BYTES
+            size = disk_bytes(status)
             # The header of its journal promises all of it; a file system may give blocks only later.
             is_promised = name.endswith(PART) and name not in in_use
             total += max(size, status.st_size) if is_promised else size
@@ -144,4 +143,4 @@ def _find_use(name: Path, uses: dict[Inode, _Use]) -> _Use | None:
     except OSError:
         return None
     inode = (status.st_dev, status.st_ino)
-    return uses.setdefault(inode, _Use(status.st_blocks * _BLOCK_BYTES, status.st_nlink))
+    return uses.setdefault(inode, _Use(disk_bytes(status), status.st_nlink))

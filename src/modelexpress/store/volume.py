@@ -199,7 +199,9 @@ def sweep(layout: Layout, dead_owners: frozenset[str], now: float) -> int:
 def leftovers(folder: Path, dead_owners: frozenset[str], now: float) -> list[tuple[Path, int]]:
     """What `sweep` would delete in `folder`, each with its bytes."""
     found, is_trash = [], folder.name == "trash"
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as listed:
+        entries = list(listed)
+    for entry in entries:
         owner = entry.name.partition(".")[0]
         with suppress(FileNotFoundError):  # another process has swept it
             status = entry.stat(follow_symlinks=False)
