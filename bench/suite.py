@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.eviction import measure_eviction
 from bench.fanout import measure_fanout
 from bench.figures import MEGABYTE, Figure, Found, Run, Series
 from bench.first_byte import measure_first_byte
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[Scene], Found]] = {
     "first-byte": measure_first_byte,
     "cold": measure_cold,
     "warm": measure_warm,
+    "eviction": measure_eviction,
 }
 
 _BUSY = 0.5  # load from which others make the figures worse
@@ -106,7 +108,8 @@ def _print(found: Found) -> None:
     ratios = Table("figure", "value", "median of rounds", "bar", "", "note")
     for figure in found.figures:
         ratios.add_row(*_figure_row(figure))
-    out.print(times)
+    if found.series:
+        out.print(times)
     out.print(ratios)
     for note in found.notes:
         out.print(note)

@@ -22,9 +22,14 @@ class MemoryOrigin:
     kind = ProviderKind.HUGGING_FACE
 
     def __init__(self, models: Mapping[str, Mapping[str, bytes]]) -> None:
-        self._files = models
+        self._files = dict(models)
         self._manifests = {name: _list(name, files) for name, files in models.items()}
         self.bytes_read = 0
+
+    def release(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Publish a commit, of a new model or in place of the one before."""
+        self._files[name] = files
+        self._manifests[name] = _list(name, files)
 
     def manifest(self, name: str) -> Manifest:
         """The listing of a model."""

@@ -12,7 +12,7 @@ from modelexpress.cache.control import LocalControl
 from modelexpress.cache.evicting import Evictor, Scene
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.errors import Busy, Corrupt, Invalid, NotFound, Unsupported
-from modelexpress.domain.eviction import Candidate
+from modelexpress.domain.eviction import Candidate, rank
 from modelexpress.domain.held import HeldSnapshot, RemovalPlan
 from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.pins import Pin
@@ -147,27 +147,27 @@ class SpaceControl(LocalControl):
         holders = await self._parts.pool.run(
             f"looking who uses {key}", self._parts.leases.paths.holders, key, now
         )
-        ranked = sorted(scene.candidates, key=lambda c: (self._parts.eviction.order.worth(c), c.key))
-        rank = next((n for n, candidate in enumerate(ranked, 1) if candidate.key == key), None)
+        ranked = enumerate(rank(scene.candidates, self._parts.eviction.order), 1)
+        place, candidate = next((one for one in ranked if one[1].key == key), (None, None))
         return Explained(
             held=held,
             bytes_alone=scene.inventory.freed({key}),
-            rank=rank,
-            fate=self._tell_fate(key, scene, None if rank is None else ranked[rank - 1], rank),
+            rank=place,
+            fate=self._tell_fate(key, scene, candidate, place),
             pins=tuple(pin for pin in pins if pin.matches(held.name, held.commit, held.refs)),
             readers=() if record is None else tuple(self._parts.leases.readers(record.manifest)),
             leases=tuple(sorted(holders.items())),
         )
 
     def _tell_fate(
-        self, key: SnapshotKey, scene: Scene, candidate: Candidate | None, rank: int | None
+        self, key: SnapshotKey, scene: Scene, candidate: Candidate | None, place: int | None
     ) -> str:
         if candidate is None:
             return f"stays: {scene.kept.get(key, 'written by another tool, and not proven here')}"
         options = self._parts.eviction
         if not options.is_enabled:
             return "stays until it is removed: eviction is off (cache.eviction.enabled)"
-        said = f"number {rank} of {len(scene.candidates)} to go when room is needed"
+        said = f"number {place} of {len(scene.candidates)} to go when room is needed"
         if options.rules.unused_seconds is None:
             return said
         last_day = datetime.fromtimestamp(candidate.last_used_at + options.rules.unused_seconds, UTC)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from modelexpress.domain.progress import format_bytes
 
 _GIB = 1024.0**3
 _DAY_SECONDS = 86_400.0
+_FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Gdsf:
 
     def worth(self, candidate: Candidate) -> float:
         """Credit and uses per GiB."""
-        return candidate.credit + candidate.uses * _GIB / max(candidate.bytes, 1)
+        return candidate.credit + candidate.uses * _GIB / (candidate.bytes or 1)
 
     @classmethod
     def inflation(cls, candidates: Iterable[Candidate]) -> float:
@@ -86,18 +88,23 @@ def choose_unwanted(
 ) -> list[Choice]:
     """What the rules say must go. `held`: models of which something has to stay; they count too."""
     chosen = _choose_unused(candidates, rules, now)
-    gone = {choice.key for choice in chosen}
-    by_model: dict[ModelKey, list[Candidate]] = {}
-    for candidate in candidates:
-        if candidate.key not in gone:
-            by_model.setdefault(candidate.key.model, []).append(candidate)
-    if rules.max_models is None:
+    if rules.max_models is None or len(candidates) + len(held) <= rules.max_models:
         return chosen
-    excess = len({*by_model, *held}) - rules.max_models
-    removable = [model for model in by_model if model not in held]
+    gone = {choice.key for choice in chosen}
+    staying = [candidate for candidate in candidates if candidate.key not in gone] if gone else candidates
+    excess = len({candidate.key.model for candidate in staying}.union(held)) - rules.max_models
+    if excess <= 0:
+        return chosen
+    by_model: dict[ModelKey, list[Candidate]] = {}
+    for candidate in staying:
+        by_model.setdefault(candidate.key.model, []).append(candidate)
     reason = f"more than {rules.max_models} models"
-    ranked = sorted(removable, key=lambda model: (max(map(order.worth, by_model[model])), model))
-    for model in ranked[: max(excess, 0)]:
+    worths = (
+        (max(map(order.worth, revisions)), model)
+        for model, revisions in by_model.items()
+        if model not in held
+    )
+    for _, model in heapq.nsmallest(excess, worths):
         chosen += [Choice(candidate.key, reason) for candidate in by_model[model]]
     return chosen
 
@@ -108,9 +115,21 @@ def _choose_unused(candidates: Sequence[Candidate], rules: EvictionRules, now: f
     limit = now - rules.unused_seconds
     return [
         Choice(c.key, f"not used for {(now - c.last_used_at) / _DAY_SECONDS:.1f} days")
-        for c in sorted(candidates, key=lambda c: c.key)
+        for c in candidates
         if c.last_used_at < limit
     ]
+
+
+def rank(candidates: Sequence[Candidate], order: EvictionOrder) -> Iterator[Candidate]:
+    """In the order in which they go; those of equal worth as they were given.
+
+    Of very many usually only a few are taken; the others are not put in order until they are asked for.
+    """
+    worths = [order.worth(candidate) for candidate in candidates]
+    places = range(len(candidates))
+    yield from (candidates[n] for n in heapq.nsmallest(_FEW, places, key=worths.__getitem__))
+    if len(candidates) > _FEW:
+        yield from (candidates[n] for n in sorted(places, key=worths.__getitem__)[_FEW:])
 
 
 def choose_for_room(
@@ -126,13 +145,14 @@ def choose_for_room(
     worthiest first.
     """
     gone = inventory.going(going)
-    ranked = sorted((c for c in candidates if c.key not in gone), key=lambda c: (order.worth(c), c.key))
     chosen: list[SnapshotKey] = []
+    ranked = rank(candidates, order) if gone.freed < wanted else iter(())
     for candidate in ranked:
+        if candidate.key not in gone:
+            chosen.append(candidate.key)
+            gone.add(candidate.key)
         if gone.freed >= wanted:
             break
-        chosen.append(candidate.key)
-        gone.add(candidate.key)
     if gone.freed < wanted:
         return None
     for key in reversed(chosen):

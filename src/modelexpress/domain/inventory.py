@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.refs import ProviderKind
 
+# Keys are tuples: of 100,000 models the hashes and comparisons are most of what a decision costs.
 
-@dataclass(frozen=True, slots=True, order=True)
-class ModelKey:
+
+class ModelKey(NamedTuple):
     """A model without its revisions. `provider` is the name of its kind."""
 
     provider: str
@@ -23,8 +26,7 @@ class ModelKey:
         return cls(provider.value, name)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SnapshotKey:
+class SnapshotKey(NamedTuple):
     """One commit of a model."""
 
     model: ModelKey
@@ -98,7 +100,7 @@ class Going:
     def __init__(self, uses: Sequence[BlobUse], blobs: Mapping[SnapshotKey, Sequence[int]]) -> None:
         self._uses = uses
         self._blobs = blobs
-        self._left = [len(use.users) for use in uses]
+        self._lost: Counter[int] = Counter()  # by inode, how many of its users go
         self._keys: set[SnapshotKey] = set()
         self.freed = 0
 
@@ -107,18 +109,20 @@ class Going:
         if key not in self._keys:
             self._keys.add(key)
             for number in self._blobs.get(key, ()):
-                self._left[number] -= 1
-                if self._left[number] == 0 and not self._uses[number].is_kept:
-                    self.freed += self._uses[number].bytes
+                self._lost[number] += 1
+                self.freed += self._bytes_freed(number)
 
     def discard(self, key: SnapshotKey) -> None:
         """`key` stays after all."""
         if key in self._keys:
             self._keys.discard(key)
             for number in self._blobs.get(key, ()):
-                if self._left[number] == 0 and not self._uses[number].is_kept:
-                    self.freed -= self._uses[number].bytes
-                self._left[number] += 1
+                self.freed -= self._bytes_freed(number)
+                self._lost[number] -= 1
+
+    def _bytes_freed(self, number: int) -> int:
+        use = self._uses[number]
+        return 0 if use.is_kept or self._lost[number] < len(use.users) else use.bytes
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
