@@ -37,6 +37,7 @@ class House:
     cache: ModelCache
     root: Path
     port: int
+    data_port: int | None
     metrics: Metrics
     loaded: Loaded
     env: Mapping[str, str]
@@ -44,6 +45,11 @@ class House:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def hub_endpoint(self) -> str:
+        """What an unmodified client of the Hub is given as HF_ENDPOINT."""
+        return f"http://127.0.0.1:{self.data_port}"
 
     def client(self, root: Path, *, is_shared: bool = False, hub_token: str | None = None) -> AsyncClient:
         flags = {
@@ -99,7 +105,8 @@ async def open_house(
             data = DataOptions("127.0.0.1", 0, drain_seconds=1.0) if has_data_plane else None
             serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data)
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
-                yield House(hub, cache, loaded.settings.cache.directory, listening.port, metrics, loaded, env)
+                root, ports = loaded.settings.cache.directory, (listening.port, listening.data_port)
+                yield House(hub, cache, root, *ports, metrics, loaded, env)
 
 
 def tree(root: Path) -> dict[str, bytes | str]:

@@ -181,7 +181,7 @@ async def open_relayed_house(
             serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data, ("127.0.0.1", relay.port))
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
                 root = loaded.settings.cache.directory
-                yield House(hub, cache, root, listening.port, metrics, loaded, env)
+                yield House(hub, cache, root, listening.port, listening.data_port, metrics, loaded, env)
 
 
 def damage_file(path: Path, offset: int, how: str, length: int = 64, is_time_kept: bool = True) -> None:
