@@ -4,6 +4,7 @@
 from modelexpress.testing.hub.content import HubFile, Repository
 from modelexpress.testing.hub.faults import Fault, Faults
 from modelexpress.testing.hub.log import Request, RequestLog
-from modelexpress.testing.hub.server import HubOptions, LocalHub
+from modelexpress.testing.hub.options import HubOptions
+from modelexpress.testing.hub.server import LocalHub
 
 __all__ = ["Fault", "Faults", "HubFile", "HubOptions", "LocalHub", "Repository", "Request", "RequestLog"]

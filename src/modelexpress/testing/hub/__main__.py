@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m modelexpress.testing.hub --directory DIR`: serve DIR/ORG/NAME/** as a Hub.
 
+DIR/datasets/ORG/NAME and DIR/spaces/ORG/NAME are datasets and spaces.
 `GET /-/sent` tells how many bytes of files it has sent, as `{"bytes_sent": N}`.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from modelexpress.testing.hub import Fault, HubOptions, LocalHub
+from modelexpress.testing.hub.content import split_name
 from modelexpress.testing.hub.models import from_directory
 
 
@@ -28,9 +31,17 @@ def main() -> None:
     asyncio.run(_serve(arguments))
 
 
+def _find_folders(directory: Path) -> Iterator[tuple[str, Path]]:
+    for pattern in ("*/*", "datasets/*/*", "spaces/*/*"):
+        for path in sorted(directory.glob(pattern)):
+            name = path.relative_to(directory).as_posix()
+            # A folder right below `datasets` is an organization, not a repository.
+            if path.is_dir() and split_name(name)[1].count("/") == 1:
+                yield name, path
+
+
 async def _serve(arguments: argparse.Namespace) -> None:
-    folders = [path for path in sorted(arguments.directory.glob("*/*")) if path.is_dir()]
-    repositories = [from_directory(f"{path.parent.name}/{path.name}", path) for path in folders]
+    repositories = [from_directory(name, path) for name, path in _find_folders(arguments.directory)]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

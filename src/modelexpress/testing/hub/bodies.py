@@ -20,6 +20,7 @@ from modelexpress.testing.hub.faults import Fault
 from modelexpress.testing.hub.log import Request
 
 _PIECE = 64 * 1024
+_BINARY = "application/octet-stream"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -52,7 +53,10 @@ class Sending:
 async def send_file(
     request: web.Request, file: HubFile, headers: dict[str, str], sending: Sending
 ) -> web.StreamResponse:
-    """Answer `request` with the bytes of `file`, whole or in the range asked for."""
+    """Answer `request` with the bytes of `file`, whole or in the range asked for.
+
+    They are no text unless `headers` say so.
+    """
     fault, entry = sending.fault, sending.entry
     is_ignoring = fault is not None and fault.action == "ignore_range"
     wanted = None if is_ignoring else find_range(request.headers.get("Range", ""), file.size)
@@ -65,8 +69,8 @@ async def send_file(
     if fault is not None and fault.action == "etag":
         headers["ETag"] = '"' + "f" * 64 + '"'
     entry.status = 200 if wanted is None else 206
-    response = web.StreamResponse(status=entry.status, headers=headers)
-    response.content_type, response.content_length = "application/octet-stream", end - start
+    response = web.StreamResponse(status=entry.status, headers={"Content-Type": _BINARY, **headers})
+    response.content_length = end - start
     await response.prepare(request)
     if request.method != "HEAD":
         # A client that has gone is no error of ours.

@@ -1,32 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hub's API says about a repository, in the words of the real one. Pure."""
+"""What the hub's API lists of a repository: entries, refs and commits, as the real one does. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelexpress.testing.hub.content import HubFile, Repository
 
-_DATE = "2024-01-01T00:00:00.000Z"
-
-
-def describe(repository: Repository, commit: str, has_blobs: bool) -> dict[str, Any]:
-    """A model's description; sizes and digests of its files if `has_blobs`."""
-    files = repository.files(commit).values()
-    return {
-        "_id": commit[:24],
-        "id": repository.name,
-        "modelId": repository.name,
-        "sha": commit,
-        "private": repository.is_private,
-        "gated": "manual" if repository.is_gated else False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "tags": [],
-        "siblings": [_sibling(file, has_blobs) for file in files],
-    }
+_FIRST_COMMIT = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def refs(repository: Repository, has_pull_requests: bool) -> dict[str, Any]:
@@ -65,6 +48,28 @@ def paths_info(
     return [_row(repository, commit, path, is_expanded) for path in paths]
 
 
+def commits(repository: Repository, commit: str, is_formatted: bool) -> list[dict[str, Any]]:
+    """`commit` and those before it, the last one first; with their titles as HTML if `is_formatted`."""
+    rows = []
+    for sha in repository.history(commit):
+        row: dict[str, Any] = {"id": sha, "title": _title(sha), "message": ""}
+        row |= {"authors": [{"user": "tester", "avatar": ""}], "date": date_of(repository, sha)}
+        if is_formatted:
+            row["formatted"] = {"title": _title(sha), "message": ""}
+        rows.append(row)
+    return rows
+
+
+def date_of(repository: Repository, commit: str) -> str:
+    """When `commit` was made: the first one always at the same time, each other a minute after the last."""
+    made = _FIRST_COMMIT + timedelta(minutes=len(repository.history(commit)) - 1)
+    return f"{made:%Y-%m-%dT%H:%M:%S}.000Z"
+
+
+def _title(commit: str) -> str:
+    return f"Commit {commit[:7]}"
+
+
 def _row(repository: Repository, commit: str, path: str, is_expanded: bool) -> dict[str, Any]:
     files = repository.files(commit)
     file = files.get(path)
@@ -72,7 +77,7 @@ def _row(repository: Repository, commit: str, path: str, is_expanded: bool) -> d
     if is_expanded:
         below = [path] if file is not None else [name for name in files if name.startswith(f"{path}/")]
         changed = repository.last_change(commit, below)
-        row["lastCommit"] = {"id": changed, "title": f"Commit {changed[:7]}", "date": _DATE}
+        row["lastCommit"] = {"id": changed, "title": _title(changed), "date": date_of(repository, changed)}
         if file is not None:
             row["securityFileStatus"] = {"status": "safe", "avScan": None, "pickleImportScan": None}
     return row
@@ -88,15 +93,6 @@ def _file_row(file: HubFile) -> dict[str, Any]:
         row["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
     if file.xet_hash is not None:
         row["xetHash"] = file.xet_hash
-    return row
-
-
-def _sibling(file: HubFile, has_blobs: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {"rfilename": file.path}
-    if has_blobs:
-        row |= {"size": file.size, "blobId": file.blob_id}
-        if file.sha256 is not None:
-            row["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": file.pointer_size}
     return row
 
 
