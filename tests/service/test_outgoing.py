@@ -17,7 +17,7 @@ from yarl import URL
 
 from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, Limited, MxError, Unreachable
 from modelexpress.providers.addresses import Places
-from modelexpress.providers.http import Outgoing, OutgoingOptions
+from modelexpress.providers.http import Ask, Outgoing, OutgoingOptions
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.testing.clock import FakeClock
 from modelexpress.testing.hub import HubOptions, LocalHub
@@ -89,7 +89,7 @@ async def test_a_bundle_that_is_none_is_named(tmp_path: Path, content: bytes | N
     async with Origin(lambda _: json_answer({})) as origin:
         outgoing = make_outgoing(origin.endpoint, env={"REQUESTS_CA_BUNDLE": str(path)})
         with pytest.raises(Invalid, match="REQUESTS_CA_BUNDLE"):
-            await outgoing.get_json(URL(origin.endpoint), None)
+            await outgoing.get_json(Ask(URL(origin.endpoint), None))
         await outgoing.close()
 
 
@@ -120,7 +120,7 @@ async def test_a_proxy_that_refuses_or_is_gone_is_an_error_without_its_password(
         ):
             outgoing = make_outgoing(origin.endpoint, env={"HTTP_PROXY": address})
             with pytest.raises(MxError) as caught:
-                _, response = await outgoing.get_json(URL(origin.endpoint), None)
+                _, response = await outgoing.get_json(Ask(URL(origin.endpoint), None))
                 raise Unreachable(f"proxy answered {response.status}")
             await outgoing.close()
             assert "wrong" not in str(caught.value)
@@ -159,7 +159,7 @@ async def test_a_redirect_to_where_no_hub_leads_is_not_followed(location: str, s
     async with Origin(lambda _: redirect(location, status)) as origin:
         outgoing = make_outgoing(origin.endpoint)
         with pytest.raises(Forbidden):
-            await outgoing.get_json(URL(origin.endpoint) / "model", "hf_secret")
+            await outgoing.get_json(Ask(URL(origin.endpoint) / "model", "hf_secret"))
         await outgoing.close()
 
         assert len(origin.asked) == 1
@@ -169,7 +169,7 @@ async def test_redirects_in_a_circle_end() -> None:
     async with Origin(lambda _: redirect("/again")) as origin:
         outgoing = make_outgoing(origin.endpoint)
         with pytest.raises(Forbidden, match="more than 5 times"):
-            await outgoing.get_json(URL(origin.endpoint), None)
+            await outgoing.get_json(Ask(URL(origin.endpoint), None))
         await outgoing.close()
 
         assert len(origin.asked) == 6
@@ -180,7 +180,7 @@ async def test_a_token_stays_with_its_origin_when_a_redirect_leaves_it() -> None
         there = other.endpoint.replace("127.0.0.1", "localhost")
         async with Origin(lambda _: redirect(f"{there}/file?sig=1")) as origin:
             outgoing = make_outgoing(origin.endpoint, hosts="localhost")
-            content, _ = await outgoing.get_json(URL(origin.endpoint) / "file", "hf_secret")
+            content, _ = await outgoing.get_json(Ask(URL(origin.endpoint) / "file", "hf_secret"))
             await outgoing.close()
 
             assert content == {"a": 1}
@@ -192,7 +192,7 @@ async def test_a_token_stays_with_its_origin_when_a_redirect_leaves_it() -> None
 async def ask(outgoing: Outgoing, origin: Origin, clock: FakeClock) -> tuple[object, float]:
     """The content, or the error, and the seconds that were waited for it."""
     started = clock.monotonic()
-    asking = asyncio.create_task(outgoing.get_json(URL(origin.endpoint) / "x", None))
+    asking = asyncio.create_task(outgoing.get_json(Ask(URL(origin.endpoint) / "x", None)))
     while not asking.done():
         await asyncio.sleep(0.002)
         await clock.advance(0.25)
@@ -282,7 +282,7 @@ async def test_an_address_where_nobody_is_fails_sooner_than_an_outage() -> None:
         away = make_outgoing(f"http://127.0.0.1:{closed_port()}", clock)
         origin_away = make_outgoing(origin.endpoint, clock)
         _, long = await ask(origin_away, origin, clock)
-        asking = asyncio.create_task(away.get_json(away.options.places.origin, None))
+        asking = asyncio.create_task(away.get_json(Ask(away.options.places.origin, None)))
         started = clock.monotonic()
         while not asking.done():
             await asyncio.sleep(0.002)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from modelexpress.client import AsyncClient
 from modelexpress.client.rpc import Connection, Target
 from modelexpress.compose.clients import make_async_client
 from modelexpress.compose.parts import cache_options, open_table
+from modelexpress.compose.serving import hub_options
 from modelexpress.config.load import Loaded
 from modelexpress.domain.clock import SYSTEM_CLOCK
 from modelexpress.domain.refs import ProviderKind
@@ -51,6 +54,12 @@ class House:
         """What an unmodified client of the Hub is given as HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.data_port}"
 
+    async def settle(self) -> None:
+        """Wait until the running pulls have ended: bytes are given out before they are recorded."""
+        async with asyncio.timeout(30):
+            while len(self.cache._flights):
+                await asyncio.sleep(0.01)
+
     def client(self, root: Path, *, is_shared: bool = False, hub_token: str | None = None) -> AsyncClient:
         flags = {
             "connection.endpoint": self.endpoint,
@@ -83,27 +92,43 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
     return compose.load_settings("server", flags, env), env
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a server reads from, if not from the Hub it is given, and on which port it answers."""
+
+    endpoint: str = ""
+    redirect_hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    data_port: int = 0
+    silent_seconds: float = 90.0
+
+    def data_options(self) -> DataOptions:
+        return DataOptions("127.0.0.1", self.data_port, drain_seconds=1.0, silent_seconds=self.silent_seconds)
+
+
 @asynccontextmanager
 async def open_house(
     hub: LocalHub,
     tmp_path: Path,
     outgoing_env: Mapping[str, str] | None = None,
     has_data_plane: bool = True,
+    origin: Origin = Origin(),
     **settings: object,
 ) -> AsyncIterator[House]:
     """A server over `hub` with a cache of its own; `settings` by key with `__` for the dot.
 
-    `outgoing_env` is added to what the server's way to its origin sees.
+    `outgoing_env` is added to what the server's way to its origin sees; `origin`: where that leads.
     """
     loaded, env = server_settings(hub, tmp_path, **settings)
     metrics = Metrics("test", "sqlite", "")
-    options = HubOptions(hub.endpoint, ("localhost", "127.0.0.1"), 5.0, QUICK)
+    endpoint, instance = origin.endpoint or hub.endpoint, secrets.token_hex(4)
+    options = HubOptions(endpoint, origin.redirect_hosts, 5.0, QUICK, instance=instance)
     providers = {ProviderKind.HUGGING_FACE: make_provider(options, {**env, **(outgoing_env or {})})}
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)
         async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
-            data = DataOptions("127.0.0.1", 0, drain_seconds=1.0) if has_data_plane else None
-            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data)
+            data = origin.data_options() if has_data_plane else None
+            answering = hub_options(loaded.settings, options.instance)
+            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data, answering)
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
                 root, ports = loaded.settings.cache.directory, (listening.port, listening.data_port)
                 yield House(hub, cache, root, *ports, metrics, loaded, env)

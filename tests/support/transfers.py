@@ -178,7 +178,7 @@ async def open_relayed_house(
         async with open_cache(cache_options(loaded.settings, env, is_owner=True), around) as cache:
             relay.target_port = closed_port()
             data = DataOptions("127.0.0.1", relay.target_port, drain_seconds=1.0)
-            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data, ("127.0.0.1", relay.port))
+            serving = ServerOptions("127.0.0.1", 0, 1.0, "1.0.0", data, advertised=("127.0.0.1", relay.port))
             async with open_server(cache, serving, metrics, SYSTEM_CLOCK) as listening:
                 root = loaded.settings.cache.directory
                 yield House(hub, cache, root, listening.port, listening.data_port, metrics, loaded, env)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import hmac
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import fnmatchcase
 
-from modelexpress.domain.caller import ANONYMOUS, Caller
+from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported
 from modelexpress.domain.meter import Meter
@@ -17,7 +19,6 @@ from modelexpress.providers import Provider
 
 _MAX_REMEMBERED = 10_000
 _SEND_TOKEN = "send one that may read it as x-hf-token"
-_SERVER = "server"  # stands where another caller's fingerprint stands
 
 
 class ServerToken(Enum):
@@ -29,11 +30,30 @@ class ServerToken(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """How long answers of the origin are believed, and the rule for callers without a token."""
+    """How long answers of the origin are believed, and our own policy beside them.
+
+    `granted_seconds`, `denied_seconds`: so long nobody is asked again. `outage_seconds`: so long after the
+    last yes it still counts while the origin does not answer. `server_token`: for callers of the gRPC
+    services that send no token. `open_models`: patterns of what anybody may read with the server's own
+    credentials. Whoever shows the token that `find_service_token` gives may read `service_models` with them.
+    """
 
     server_token: ServerToken = ServerToken.SERVE
     granted_seconds: float = 300.0
     denied_seconds: float = 30.0
+    outage_seconds: float = 86_400.0
+    open_models: tuple[str, ...] = ()
+    service_models: tuple[str, ...] = ("*",)
+    find_service_token: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What the origin said of somebody. `granted_at` None: it never said yes."""
+
+    is_allowed: bool
+    until: float
+    granted_at: float | None
 
 
 class Access:
@@ -52,8 +72,41 @@ class Access:
         self._clock = clock
         self._meter = meter
         self._is_offline = is_offline
-        self._answers: dict[tuple[str, ModelRef], tuple[bool, float]] = {}
+        self._answers: dict[tuple[str, ModelRef], _Remembered] = {}
         self._asking: dict[tuple[str, ModelRef], asyncio.Task[bool]] = {}
+
+    @property
+    def denied_seconds(self) -> float:
+        """How long a refusal is not asked about again."""
+        return self._rules.denied_seconds
+
+    @property
+    def granted_seconds(self) -> float:
+        """How long a permission is not asked about again."""
+        return self._rules.granted_seconds
+
+    # -- by our own policy
+
+    def identify(self, caller: Caller, ref: ModelRef) -> Caller:
+        """With whose rights `caller` reads `ref`: his own, or the server's where our policy says so.
+
+        Raises Forbidden for the service token beyond its models. That token never reaches an origin.
+        """
+        is_service = self.is_service(caller)
+        if is_service and not _is_listed(ref.name, self._rules.service_models):
+            raise Forbidden(f"the service token may not read {ref.name} (access.service_models)")
+        if is_service or _is_listed(ref.name, self._rules.open_models):
+            return Caller(via=caller.via)
+        return caller
+
+    def is_service(self, caller: Caller) -> bool:
+        """Whether `caller` shows the service token, which is ours and means nothing to an origin."""
+        if caller.hub_token is None:
+            return False
+        service = self._rules.find_service_token()
+        return service is not None and hmac.compare_digest(service.encode(), caller.hub_token.encode())
+
+    # -- by what the origin says
 
     async def check(self, caller: Caller, ref: ModelRef, is_served_here: bool) -> None:
         """Return if `caller` may read the repository of `ref`, else raise.
@@ -62,65 +115,82 @@ class Access:
         is here yet, so that the origin itself will decide. Without it, bytes that were pulled with
         another caller's token would be open to everybody.
         """
-        if self._rules.server_token is ServerToken.REFUSE and caller.hub_token is None:
+        rights = self.identify(caller, ref)
+        is_ours = rights is not caller  # our policy has said so
+        if self._rules.server_token is ServerToken.REFUSE and caller.hub_token is None and not is_ours:
             raise Unauthenticated(
                 f"reading {ref.name} needs a token of your own here (access.server_token is 'refuse'): "
                 "send it as x-hf-token"
             )
-        if caller.hub_token is None:
+        if rights.hub_token is None:
             self._meter.count("mx_anonymous_reads_total")
-        if self._rules.server_token is ServerToken.SERVE and is_served_here:
+        if (self._rules.server_token is ServerToken.SERVE or is_ours) and is_served_here:
             return  # open to callers without any token, so no token needs to be asked about
-        if caller.hub_token is not None:
-            await self._check_token(caller, ModelRef(ref.provider, ref.name))
-        else:
-            await self._check_server(ref)
+        await self._check_rights(rights, ModelRef(ref.provider, ref.name))
 
-    async def _check_token(self, caller: Caller, repository: ModelRef) -> None:
-        key = (caller.fingerprint, repository)
-        known = self._answers.get(key)
-        if known is None or self._clock.monotonic() >= known[1]:
+    async def _check_rights(self, rights: Caller, repository: ModelRef) -> None:
+        allowed = self.recall(rights, repository)
+        if allowed is None:
             if self._is_offline:
-                raise Forbidden(f"nobody can be asked offline whether this token may read {repository.name}")
-            allowed = await self._ask_once(key, caller)
-        else:
-            allowed = known[0]
+                raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
+            allowed = await self._ask_once((rights.fingerprint, repository), rights)
         if not allowed:
-            raise Forbidden(
-                f"the origin does not let this token read {repository.name}; ask for access there"
-            )
+            raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
 
-    async def _ask_once(self, key: tuple[str, ModelRef], caller: Caller) -> bool:
+    def recall(self, rights: Caller, repository: ModelRef) -> bool | None:
+        """What the origin said not long ago of these rights; None: it has to be asked."""
+        known = self._find(rights, repository)
+        if known is not None and self._clock.monotonic() < known.until:
+            return known.is_allowed
+        return None
+
+    def recall_in_outage(self, rights: Caller, repository: ModelRef) -> bool:
+        """Whether the origin said yes so lately that it counts while it does not answer."""
+        found = (self._find(rights, repository), self._find(STRANGER, repository))
+        since = self._clock.monotonic() - self._rules.outage_seconds
+        return any(
+            one is not None and one.granted_at is not None and one.granted_at >= since for one in found
+        )
+
+    def note(self, rights: Caller, repository: ModelRef, is_allowed: bool) -> None:
+        """Remember what the origin has just said, asked with these rights."""
+        seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
+        now, key = self._clock.monotonic(), (rights.fingerprint, repository)
+        self._answers.pop(key, None)
+        if len(self._answers) >= _MAX_REMEMBERED:
+            self._answers.pop(next(iter(self._answers)))
+        # A no ends what an earlier yes was worth in an outage.
+        self._answers[key] = _Remembered(is_allowed, now + seconds, now if is_allowed else None)
+
+    def _find(self, rights: Caller, repository: ModelRef) -> _Remembered | None:
+        return self._answers.get((rights.fingerprint, repository))
+
+    async def _ask_once(self, key: tuple[str, ModelRef], rights: Caller) -> bool:
         if key not in self._asking:
-            task = asyncio.create_task(self._ask(key, caller))
+            task = asyncio.create_task(self._ask(key[1], rights))
             self._asking[key] = task
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         return await asyncio.shield(self._asking[key])
 
-    async def _ask(self, key: tuple[str, ModelRef], caller: Caller) -> bool:
-        repository = key[1]
-        allowed = await get_provider(self._providers, repository).may_read(repository, caller)
-        self._remember(key, allowed)
+    async def _ask(self, repository: ModelRef, rights: Caller) -> bool:
+        allowed = await get_provider(self._providers, repository).may_read(repository, rights)
+        self.note(rights, repository, allowed)
         return allowed
 
-    async def _check_server(self, ref: ModelRef) -> None:
-        repository = ModelRef(ref.provider, ref.name)
-        key = (_SERVER, repository)
-        known = self._answers.get(key)
-        if known is None or self._clock.monotonic() >= known[1]:
-            if self._is_offline:
-                raise Forbidden(f"{ref.name} was pulled with a caller's own token; {_SEND_TOKEN}")
-            allowed = await self._ask_once(key, ANONYMOUS)
-        else:
-            allowed = known[0]
-        if not allowed:
-            raise Forbidden(f"{ref.name} was pulled with a caller's own token; {_SEND_TOKEN}")
 
-    def _remember(self, key: tuple[str, ModelRef], is_allowed: bool) -> None:
-        seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
-        if len(self._answers) >= _MAX_REMEMBERED:
-            self._answers.pop(next(iter(self._answers)))
-        self._answers[key] = (is_allowed, self._clock.monotonic() + seconds)
+# By whether no token was sent.
+_OFFLINE = {
+    False: "nobody can be asked offline whether this token may read {}",
+    True: "{} was pulled with a caller's own token; " + _SEND_TOKEN,
+}
+_REFUSED = {
+    False: "the origin does not let this token read {}; ask for access there",
+    True: "{} was pulled with a caller's own token; " + _SEND_TOKEN,
+}
+
+
+def _is_listed(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def get_provider(providers: Mapping[ProviderKind, Provider], ref: ModelRef) -> Provider:

@@ -24,7 +24,13 @@ from modelexpress.store.layout import Repository, model_ref
 from modelexpress.store.proof import find_damage
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.removal import RepositoryRemoval, plan_removal
-from modelexpress.store.survey import list_commits, list_repositories, read_foreign_manifest, read_refs
+from modelexpress.store.survey import (
+    list_commits,
+    list_repositories,
+    place_of,
+    read_foreign_manifest,
+    read_refs,
+)
 from modelexpress.store.tally import Tally, tally
 from modelexpress.store.volume import Ownership
 
@@ -156,10 +162,9 @@ class LocalControl:
 
     async def _prove(self, record: SnapshotRecord, entries: Iterable[FileEntry]) -> SnapshotRecord:
         """`record` with the files of `entries` held that are proven by reading them."""
-        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
-        held = dict(record.held)
+        repository, held = self._parts.layout.repository(record.manifest.ref), dict(record.held)
         for entry in entries:
-            path = folder / entry.path
+            path = place_of(repository, record, entry)
             if entry.digest is None or await find_damage(self._parts.pool, path, entry) is not None:
                 held.pop(entry.path, None)
                 continue
@@ -183,11 +188,17 @@ class LocalControl:
             if ref is not None and model_ref(repository.name) != replace(ref, revision=None):
                 continue
             wanted = self._wanted_commits(repository, ref)
-            for commit in list_commits(repository):
+            for commit in self._list_commits(repository):
                 record = self._find_or_read(repository, commit)
                 if record is not None and (wanted is None or commit in wanted):
                     found.append(record)
         return found
+
+    def _list_commits(self, repository: Repository) -> list[str]:
+        """The commits that have a snapshot, and those of which single files were read alone."""
+        records = self._parts.records.find_all(model_ref(repository.name))
+        loose = {record.manifest.commit for record in records if record.held and not record.selections}
+        return sorted(loose.union(list_commits(repository)))
 
     def _find_snapshots_and_lost(self, ref: ModelRef | None) -> list[SnapshotRecord]:
         """The same, and the records whose snapshot is not there any more."""

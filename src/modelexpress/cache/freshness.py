@@ -60,6 +60,35 @@ class Freshness:
         """How long an origin may take to say what something is."""
         return self._rules.deadline_seconds
 
+    def recall(self, ref: ModelRef, local: str | None) -> Resolved | None:
+        """The commit of `ref` as far as nobody has to be asked; None: the origin has to say it now.
+
+        `local`: what it meant when it was last read.
+        """
+        if ref.is_pinned and ref.revision is not None:
+            return Resolved(ref.revision)
+        if local is not None and self._rules.revalidate_seconds is None:
+            return Resolved(local)
+        known = self._answers.get(ref)
+        if known is None or not self._is_recent(known, has_local=local is not None):
+            return None
+        return Resolved(known.commit or _require(local, ref), is_stale=known.commit is None)
+
+    def note(self, ref: ModelRef, commit: str | None) -> None:
+        """The origin has just said what `ref` means; None: it was asked and did not answer."""
+        self._answers[ref] = _Answer(commit, self._clock.monotonic())
+
+    @property
+    def stale_after_seconds(self) -> float:
+        """How long an origin is waited for where something is here that can answer instead."""
+        return self._rules.stale_after_seconds
+
+    @property
+    def document_seconds(self) -> float:
+        """How long what the origin says of a moving revision is not asked again."""
+        seconds = self._rules.revalidate_seconds
+        return self._rules.deadline_seconds if seconds is None else seconds
+
     async def resolve(self, ref: ModelRef, caller: Caller) -> Resolved:
         """The commit of `ref`. Raises the origin's error, or Unreachable after the deadline.
 
@@ -71,12 +100,7 @@ class Freshness:
         local = await self._find_local(ref)
         if self._rules.is_offline:
             return Resolved(_require(local, ref))
-        if local is not None and self._rules.revalidate_seconds is None:
-            return Resolved(local)
-        known = self._answers.get(ref)
-        if known is not None and self._is_recent(known, has_local=local is not None):
-            return Resolved(known.commit or _require(local, ref), is_stale=known.commit is None)
-        return await self._ask(ref, caller, local)
+        return self.recall(ref, local) or await self._ask(ref, caller, local)
 
     def forget(self, ref: ModelRef) -> None:
         """Drop what is remembered of any revision of the model."""
@@ -115,12 +139,12 @@ class Freshness:
         except MxError as error:
             if local is None or not is_outage(error):
                 raise
-        self._answers[ref] = _Answer(None, self._clock.monotonic())
+        self.note(ref, None)
         return Resolved(_require(local, ref), is_stale=True)
 
     async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
         commit = await self._ask_origin(ref, caller)
-        self._answers[ref] = _Answer(commit, self._clock.monotonic())
+        self.note(ref, commit)
         return commit
 
     def _finish(self, ref: ModelRef, task: asyncio.Task[str]) -> None:

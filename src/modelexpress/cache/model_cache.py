@@ -14,6 +14,8 @@ from pathlib import Path
 from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
+from modelexpress.cache.hub_documents import HubDocuments
+from modelexpress.cache.hub_files import HubFiles, HubRoom
 from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.proofs import watch_proofs
@@ -55,6 +57,12 @@ class ModelCache(SpaceControl):
         self._flights = Flights()
         self._freshness = Freshness(freshness, parts.clock, self._ask_origin, self._find_local_commit)
         self._is_offline = freshness.is_offline
+        room = HubRoom(
+            parts, access, self._freshness, self._flights, self._find_commit, self._pull,
+            self._prefetch if parts.rules.is_prefetched else None,
+        )  # fmt: skip
+        self._asking = room.asking
+        self.hub_files, self.hub_documents = HubFiles(room), HubDocuments(room)
 
     async def begin(
         self, ref: ModelRef, selection: Selection | None, caller: Caller, commit: str | None = None
@@ -67,6 +75,7 @@ class ModelCache(SpaceControl):
         """
         get_provider(self._parts.providers, ref)
         confirm = await self._check_access(ref, caller)
+        caller = self._access.identify(caller, ref)
         resolved = Resolved(commit) if commit is not None else await self._freshness.resolve(ref, caller)
         chosen = selection if selection is not None else self._parts.rules.selection_for(ref.name)
         request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
@@ -113,7 +122,8 @@ class ModelCache(SpaceControl):
 
         Raises NotFound when the selection is not complete here.
         """
-        running = self._flights.find_whole(ref, caller.fingerprint) if selection is None else None
+        rights = self._access.identify(caller, ref)
+        running = self._flights.find_whole(ref, rights.fingerprint) if selection is None else None
         if running is not None:
             await self._access.check(caller, ref, is_served_here=False)
             return running
@@ -125,7 +135,8 @@ class ModelCache(SpaceControl):
 
         `ref` is pinned. Raises NotFound when the selection is neither.
         """
-        key = FlightKey(ref.provider, ref.name, ref.revision or "", selection.key, caller.fingerprint)
+        rights = self._access.identify(caller, ref)
+        key = FlightKey(ref.provider, ref.name, ref.revision or "", selection.key, rights.fingerprint)
         running = self._flights.find_listing(key)
         if running is not None:
             # Whoever began it may have had a token that this caller has not: the origin is asked.
@@ -227,6 +238,7 @@ class ModelCache(SpaceControl):
 
     async def close(self) -> None:
         """Stop running pulls, leaving no partial file, and let go of origins."""
+        await self._asking.close()
         await self._flights.close()
         await self._remover.close()
         await self._freshness.close()
@@ -296,6 +308,13 @@ class ModelCache(SpaceControl):
 
         return confirm
 
+    def _prefetch(self, ref: ModelRef, revision: str, rights: Caller) -> None:
+        """Bring the rest of a model of which a file is read, with the rights it is read with."""
+        commit, chosen = ref.revision or "", self._parts.rules.selection_for(ref.name)
+        request = PullRequest(ref, commit, chosen, rights, is_stale=False)
+        key = FlightKey(ref.provider, ref.name, commit, chosen.key, rights.fingerprint)
+        self._flights.join(key, revision, lambda state: self._pull(request, state))
+
     async def _ask_origin(self, ref: ModelRef, caller: Caller) -> str:
         return await get_provider(self._parts.providers, ref).resolve(ref, caller)
 
@@ -306,10 +325,16 @@ class ModelCache(SpaceControl):
         if ref.is_pinned:
             return ref.revision
         named = read_refs(self._parts.layout.repository(ref)).get(ref.revision or DEFAULT_BRANCH)
-        if named is not None or ref.revision is not None:
+        if named is not None:
             return named
-        complete = [r for r in self._parts.records.find_all(ref) if r.selections]
-        newest = max(complete, key=_completed_at, default=None)
+        return self._find_recorded_commit(ref)
+
+    def _find_recorded_commit(self, ref: ModelRef) -> str | None:
+        """What a revision was when files were read of it of which no ref tells."""
+        records, name = self._parts.records.find_all(ref), ref.revision or DEFAULT_BRANCH
+        named = [record for record in records if name in record.names and record.held]
+        complete = [record for record in records if record.selections and ref.revision is None]
+        newest = max(named, key=_read_at, default=max(complete, key=_completed_at, default=None))
         return None if newest is None else newest.manifest.commit
 
     def _find_aside(self, ref: ModelRef) -> Aside | None:
@@ -332,7 +357,12 @@ class ModelCache(SpaceControl):
     def _find_held(self, ref: ModelRef) -> SnapshotRecord | None:
         commit = self._find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
-        return record if record is not None and record.held else None
+        return record if record is not None and record.held and self._is_shown(record) else None
+
+    def _is_shown(self, record: SnapshotRecord) -> bool:
+        """Whether a snapshot shows its files; those that were read one by one are blobs alone."""
+        repository = self._parts.layout.repository(record.manifest.ref)
+        return bool(record.selections) or repository.snapshot(record.manifest.commit).is_dir()
 
     async def _find_hit(self, request: PullRequest, revision: str) -> Pulled | None:
         what = f"looking for {request.ref}"
@@ -376,6 +406,10 @@ def _manifest_of(record: SnapshotRecord, ref: ModelRef, selection: Selection | N
         raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
     paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
     return record.manifest.only(paths)
+
+
+def _read_at(record: SnapshotRecord) -> int:
+    return max(held.mtime_ns for held in record.held.values())
 
 
 def _completed_at(record: SnapshotRecord) -> float:

@@ -40,12 +40,16 @@ class PatternRule:
 
 @dataclass(frozen=True, slots=True)
 class PullRules:
-    """What a pull does where its caller does not say."""
+    """What a pull does where its caller does not say.
+
+    `is_prefetched`: whoever reads one file through the Hub endpoint makes the whole model come.
+    """
 
     weights: Weights = Weights.ALL
     patterns: tuple[PatternRule, ...] = ()
     parallel_files: int = 8
     connections: int = 16
+    is_prefetched: bool = False
 
     def selection_for(self, name: str) -> Selection:
         """The selection of the first rule that matches, else everything that `weights` allows."""

@@ -38,13 +38,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What to pull: a resolved commit and the selection of its files, for whom."""
+    """What to pull: a resolved commit and the selection of its files, for whom.
+
+    `single`: this one file alone, whatever else the commit has; it makes no selection complete.
+    """
 
     ref: ModelRef
     commit: str
     selection: Selection
     caller: Caller
     is_stale: bool
+    single: FileEntry | None = None
+
+    def choose(self, files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+        """The files that are wanted."""
+        if self.single is None:
+            return self.selection.choose(files)
+        return tuple(entry for entry in files if entry.path == self.single.path)
 
 
 class OriginReader:
@@ -86,12 +96,14 @@ class Pull:
         self._owned: dict[str, Owned] = {}
         self._started = parts.clock.monotonic()
         self._fetched = 0
+        self._is_listed = False  # whether the manifest is the origin's, with all files of the commit
         self._is_open = False  # whether the files are such as a caller without a token may have
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
-        manifest = await self._list()
-        chosen = self._request.selection.choose(manifest.files)
+        single = self._request.single
+        manifest = await self._list() if single is None else await self._list_single(single)
+        chosen = self._request.choose(manifest.files)
         if not chosen:
             raise NotFound(f"no file of {self._request.ref} matches the selection; check include and exclude")
         for _ in range(_ATTEMPTS):
@@ -139,6 +151,7 @@ class Pull:
     async def _list(self) -> Manifest:
         known = await self._find_record()
         if known is not None and known.is_listed_by_origin:
+            self._is_listed = True
             return known.manifest
         request = self._request
         try:
@@ -147,26 +160,36 @@ class Pull:
             if known is None or request.selection.key not in known.selections or not is_outage(error):
                 raise
             return known.manifest  # as complete as its record says
+        self._is_listed = True
         if known is not None:
             await self._relist(manifest)
         return manifest
 
+    async def _list_single(self, single: FileEntry) -> Manifest:
+        """What is known of the commit: all of it where it was listed, else the files that were asked for."""
+        known = await self._find_record()
+        return _with_file(Manifest(self._request.ref, self._request.commit, ()), single, known)
+
     async def _relist(self, manifest: Manifest) -> None:
-        """Put the origin's listing in place of one that was read off a directory and may lack files."""
+        """Put the origin's listing in place of one that was made of what is here, and may lack files."""
         async with self._parts.turns.of(self._repository.name):
             record = await self._find_record()
-            if record is None or record.is_listed_by_origin:
-                return
-            said = {entry.path: entry.digest for entry in record.manifest.files}
-            same = {entry.path for entry in manifest.files if said.get(entry.path) == entry.digest}
-            record = replace(
-                record,
-                manifest=self._new_record(manifest).manifest,
-                is_listed_by_origin=True,
-                held={path: held for path, held in record.held.items() if path in same},
-                selections={},
-            )
-            await self._save(record)
+            if record is not None and not record.is_listed_by_origin:
+                await self._save(self._relisted(record, manifest))
+
+    def _relisted(self, record: SnapshotRecord, manifest: Manifest) -> SnapshotRecord:
+        """The record with the origin's listing, where this pull has one and the record has none."""
+        if record.is_listed_by_origin or not self._is_listed:
+            return record
+        said = {entry.path: entry.digest for entry in record.manifest.files}
+        same = {entry.path for entry in manifest.files if said.get(entry.path) == entry.digest}
+        return replace(
+            record,
+            manifest=self._new_record(manifest).manifest,
+            is_listed_by_origin=True,
+            held={path: held for path, held in record.held.items() if path in same},
+            selections={},
+        )
 
     async def _save(self, record: SnapshotRecord) -> None:
         # To its end even when cancelled: whoever removes the model waits for us, not for a thread.
@@ -203,14 +226,19 @@ class Pull:
             self._owned[finding.entry.path] = Owned(before.blob or now.blob, before.link or now.link)
         owned = self._owned
         async with self._parts.turns.of(self._repository.name):
-            record = await self._find_record() or self._new_record(manifest)
-            if all(record.owned.get(path) == claim for path, claim in owned.items()):
+            found = await self._find_record() or self._new_record(manifest)
+            record = self._relisted(found, manifest)
+            if record is found and all(record.owned.get(path) == claim for path, claim in owned.items()):
                 return
+            if self._request.single is not None:
+                listed = _with_file(record.manifest, self._request.single, record)
+                record = replace(record, manifest=listed)
             await self._save(replace(record, owned={**record.owned, **owned}))
 
     def _new_record(self, manifest: Manifest) -> SnapshotRecord:
         return SnapshotRecord(
             Manifest(ModelRef(manifest.ref.provider, manifest.ref.name), manifest.commit, manifest.files),
+            is_listed_by_origin=self._request.single is None,
             is_read_by_server=False,
         )
 
@@ -243,7 +271,7 @@ class Pull:
         try:
             self._obtained[path] = await blobs.obtain(self._repository, finding, source, watch)
         except NotFound as error:
-            if not is_ancillary(path):
+            if self._request.single is not None or not is_ancillary(path):
                 raise NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}") from error
             _log.warning(
                 "%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path)
@@ -269,8 +297,10 @@ class Pull:
     async def _publish(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> Pulled:
         self._state.progress = replace(self._state.progress, phase=Phase.PUBLISHING)
         async with self._parts.turns.of(self._repository.name):
-            record = self._completed(await self._find_record() or self._new_record(manifest), chosen)
-            publication = Publication(self._repository, record, frozenset(self._state.revisions))
+            found = await self._find_record() or self._new_record(manifest)
+            record = self._completed(self._relisted(found, manifest), chosen)
+            names = self._state.revisions if self._request.single is None else ()
+            publication = Publication(self._repository, record, frozenset(names))
             # Not to be torn by a cancellation: it is short, and safe to find half done only after a crash.
             await finish(
                 self._parts.pool.run(
@@ -281,8 +311,9 @@ class Pull:
         await self._join_twins()
         seconds = self._parts.clock.monotonic() - self._started
         name = f"{self._repository.name}@{manifest.commit[:12]}"
-        size = format_bytes(self._fetched)
-        _log.info("%s: %d files, %s fetched in %.1f s", name, len(chosen), size, seconds)
+        size, single = format_bytes(self._fetched), self._request.single
+        what = f"{len(chosen)} files" if single is None else shown(single.path)
+        _log.info("%s: %s, %s fetched in %.1f s", name, what, size, seconds)
         self._parts.meter.count(
             "mx_origin_bytes_total", self._fetched, provider=self._request.ref.provider.value
         )
@@ -308,21 +339,45 @@ class Pull:
         selections = {k: s for k, s in record.selections.items() if not self._lost}
         digests = {path: o.entry for path, o in self._obtained.items()}
         files = tuple(digests.get(entry.path, entry) for entry in record.manifest.files)
+        if self._request.single is not None:
+            single = {} if self._lost else dict(record.selections)
+            return self._recorded(record, files, held, single)
         done = CompleteSelection(self._parts.clock.wall(), tuple(sorted(self._missing)))
         lost = [e.path for e in chosen if e.path not in held and e.path not in done.missing]
         if lost:
             raise Internal(f"{self._request.ref}: {shown(lost[0])} was not obtained and not reported missing")
+        return self._recorded(record, files, held, {**selections, self._request.selection.key: done})
+
+    def _recorded(
+        self,
+        record: SnapshotRecord,
+        files: tuple[FileEntry, ...],
+        held: Mapping[str, HeldEntry],
+        selections: Mapping[str, CompleteSelection],
+    ) -> SnapshotRecord:
+        caller = self._request.caller
         # What another caller's token brought is not the server's because somebody without one asks.
-        is_server = self._request.caller.hub_token is None and self._is_open
+        is_server = caller.hub_token is None and self._is_open
+        names = self._state.revisions if self._request.single is not None else frozenset[str]()
         return replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
             is_read_by_server=record.is_read_by_server or is_server,
+            is_public=record.is_public or (is_server and caller.is_stranger),
+            names=record.names.union(names),
             held=held,
             # Saved before the first byte; but another program may have removed the record meanwhile.
-            owned={**{p: Owned() for p in digests}, **self._owned, **record.owned},
-            selections={**selections, self._request.selection.key: done},
+            owned={**{p: Owned() for p in self._obtained}, **self._owned, **record.owned},
+            selections=selections,
         )
+
+
+def _with_file(manifest: Manifest, single: FileEntry, known: SnapshotRecord | None) -> Manifest:
+    """A listing that has `single` too; what the origin has listed is left as it is."""
+    files = {entry.path: entry for entry in (manifest if known is None else known.manifest).files}
+    if known is not None and known.is_listed_by_origin and single.path in files:
+        return known.manifest
+    return Manifest(manifest.ref, manifest.commit, tuple({**files, single.path: single}.values()))
 
 
 def _ignore(count: int) -> None:
@@ -333,8 +388,8 @@ def describe(
     parts: CacheParts, record: SnapshotRecord, request: PullRequest, was_hit: bool, bytes_fetched: int = 0
 ) -> Pulled:
     """What a caller is told of a complete selection."""
-    done = record.selections[request.selection.key]
-    chosen = request.selection.choose(record.manifest.files)
+    done = record.selections.get(request.selection.key, CompleteSelection(0.0))
+    chosen = request.choose(record.manifest.files)
     present = record.manifest.only(e.path for e in chosen if e.path in record.held)
     grades = {record.held[entry.path].proof for entry in present.files}
     return Pulled(

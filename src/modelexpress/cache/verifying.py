@@ -23,6 +23,7 @@ from modelexpress.store.digests import DigestList
 from modelexpress.store.flaws import find_flaw
 from modelexpress.store.proof import Reading, read_whole
 from modelexpress.store.records import SnapshotRecord
+from modelexpress.store.survey import place_of
 
 _FILES_AT_ONCE = 3  # the disk pool has one worker more, for everybody else
 
@@ -79,13 +80,14 @@ class Verification:
         )
 
     async def _read(self, record: SnapshotRecord, entries: Sequence[FileEntry]) -> dict[str, Reading]:
-        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
+        repository = self._parts.layout.repository(record.manifest.ref)
         readings: dict[str, Reading] = {}
 
         async def read(entry: FileEntry) -> None:
             with self._counter.file(entry) as on_bytes:
                 try:
-                    reading = await read_whole(self._parts.pool, folder / entry.path, entry, on_bytes)
+                    path = place_of(repository, record, entry)
+                    reading = await read_whole(self._parts.pool, path, entry, on_bytes)
                 except StorageFailed as error:  # one bad place on a disk must not hide the next
                     reading = Reading(error.message)
                 what = f"looking for the digest list of {entry.path}"
@@ -151,13 +153,14 @@ class Verification:
             _log.warning("%s: %d damaged files no longer count; the next pull brings them", ref, damaged)
 
     async def _find_flaws(self, record: SnapshotRecord, entries: Iterable[FileEntry]) -> tuple[Flaw, ...]:
-        folder = self._parts.layout.repository(record.manifest.ref).snapshot(record.manifest.commit)
+        repository = self._parts.layout.repository(record.manifest.ref)
         listed = frozenset(entry.path for entry in record.manifest.files)
         flaws = []
         for entry in entries:  # one by one: a header can be large
             what = f"reading the header of {entry.path}"
             try:
-                flaw = await self._parts.pool.run(what, find_flaw, folder / entry.path, entry.path, listed)
+                path = place_of(repository, record, entry)
+                flaw = await self._parts.pool.run(what, find_flaw, path, entry.path, listed)
             except MxError as error:
                 _log.warning("%s: %s", record.manifest.ref, error)
                 continue

@@ -7,6 +7,7 @@ import importlib
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from modelexpress import __version__
@@ -21,12 +22,14 @@ from modelexpress.cache import (
     ServerToken,
 )
 from modelexpress.config.settings import (
+    AccessSettings,
     CacheSettings,
     EvictionSettings,
     OriginSettings,
     PullPattern,
     Settings,
 )
+from modelexpress.domain.errors import Invalid
 from modelexpress.domain.eviction import EvictionRules, Gdsf, Lru
 from modelexpress.domain.refs import ProviderKind
 from modelexpress.domain.selection import Selection, Weights
@@ -34,18 +37,22 @@ from modelexpress.providers import Provider
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.registry import Table
 
+_LEAST_TOKEN = 16  # characters: nobody guesses it
+
 
 def node_name(env: Mapping[str, str]) -> str:
     """What this machine is called among servers: the pod's name, else the host's."""
     return env.get("POD_NAME") or socket.gethostname()
 
 
-def make_providers(settings: Settings, env: Mapping[str, str]) -> dict[ProviderKind, Provider]:
-    """The origins of this process."""
-    return {ProviderKind.HUGGING_FACE: _make_hub(settings.origin, env)}
+def make_providers(
+    settings: Settings, env: Mapping[str, str], instance: str = ""
+) -> dict[ProviderKind, Provider]:
+    """The origins of this process, which they know as `instance`."""
+    return {ProviderKind.HUGGING_FACE: _make_hub(settings.origin, env, instance)}
 
 
-def _make_hub(origin: OriginSettings, env: Mapping[str, str]) -> Provider:
+def _make_hub(origin: OriginSettings, env: Mapping[str, str], instance: str) -> Provider:
     hub = _load("modelexpress.providers.huggingface")
     options = hub.HubOptions(
         endpoint=origin.endpoint,
@@ -55,6 +62,7 @@ def _make_hub(origin: OriginSettings, env: Mapping[str, str]) -> Provider:
         user_agent=f"modelexpress/{__version__}",
         mirrors=origin.mirrors,
         max_bytes_per_second=origin.max_bytes_per_second,
+        **({"instance": instance} if instance else {}),
     )
     provider: Provider = hub.make_provider(options, env)
     return provider
@@ -86,12 +94,36 @@ def cache_options(settings: Settings, env: Mapping[str, str], is_owner: bool) ->
         node=node_name(env),
         is_owner=is_owner,
         pull=_pull_rules(settings),
-        access=AccessRules(server_token=ServerToken(settings.access.server_token)),
+        access=_access_rules(settings.access) if is_owner else AccessRules(),
         freshness=_freshness_rules(settings.origin),
         limits=_limits(settings.cache) if is_owner else Limits(),
         eviction=_eviction(settings.cache.eviction) if is_owner else EvictionOptions(),
         path_lease_seconds=float(settings.cache.path_lease),
     )
+
+
+def _access_rules(access: AccessSettings) -> AccessRules:
+    token = None if access.service_token_file is None else _read_service_token(access.service_token_file)
+    return AccessRules(
+        server_token=ServerToken(access.server_token),
+        granted_seconds=float(access.granted_ttl),
+        denied_seconds=float(access.denied_ttl),
+        outage_seconds=float(access.outage_ttl),
+        open_models=access.open_models,
+        service_models=access.service_models,
+        find_service_token=lambda: token,
+    )
+
+
+def _read_service_token(path: Path) -> str:
+    said = f"access.service_token_file {path}"
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{said} cannot be read: {error}; name a file with one token in it") from error
+    if len(token) < _LEAST_TOKEN or not token.isprintable() or " " in token:
+        raise Invalid(f"{said} does not hold one token of at least {_LEAST_TOKEN} characters without blanks")
+    return token
 
 
 def _limits(cache: CacheSettings) -> Limits:
@@ -116,6 +148,7 @@ def _pull_rules(settings: Settings) -> PullRules:
         patterns=tuple(_pattern_rule(pattern, default) for pattern in settings.pull.patterns),
         parallel_files=settings.pull.parallel_files,
         connections=settings.pull.connections,
+        is_prefetched=settings.hub.prefetch,
     )
 
 

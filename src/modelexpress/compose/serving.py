@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import secrets
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from modelexpress.observability.metrics import Metrics, MetricsListener
 from modelexpress.providers.tokens import find_hub_token
 from modelexpress.server.app import ServerOptions
 from modelexpress.server.data import DataOptions
+from modelexpress.server.hub import HubOptions
 from modelexpress.server.run import run_server
 
 _DESCRIPTORS = 16_384
@@ -57,12 +59,13 @@ async def _serve(loaded: Loaded, env: Mapping[str, str]) -> None:
     metrics = Metrics(__version__, settings.registry.backend, env.get("MX_METRICS_SCHEME", ""))
     with MetricsListener(metrics, settings.server.host, settings.server.metrics_port):
         async with open_table(settings) as table:
-            around = Surroundings(make_providers(settings, env), table, SYSTEM_CLOCK, metrics)
+            instance = secrets.token_hex(8)
+            around = Surroundings(make_providers(settings, env, instance), table, SYSTEM_CLOCK, metrics)
             async with open_cache(cache_options(settings, env, is_owner=True), around) as cache:
-                await run_server(cache, _server_options(settings), metrics, SYSTEM_CLOCK)
+                await run_server(cache, _server_options(settings, instance), metrics, SYSTEM_CLOCK)
 
 
-def _server_options(settings: Settings) -> ServerOptions:
+def _server_options(settings: Settings, instance: str) -> ServerOptions:
     server = settings.server
     return ServerOptions(
         host=server.host,
@@ -70,8 +73,15 @@ def _server_options(settings: Settings) -> ServerOptions:
         drain_seconds=server.drain_seconds,
         version=__version__,
         data=DataOptions(server.host, server.data_port, drain_seconds=min(server.drain_seconds, _DATA_DRAIN)),
+        hub=hub_options(settings, instance),
         advertised=_advertised(server.advertise_url),
     )
+
+
+def hub_options(settings: Settings, instance: str) -> HubOptions:
+    """How the Hub endpoint behaves by the settings; `instance`: what origins know this process as."""
+    server = settings.server
+    return HubOptions(instance, server.public_url, frozenset(server.allowed_hosts), settings.hub.pass_through)
 
 
 def _advertised(url: str | None) -> tuple[str, int] | None:

@@ -81,6 +81,13 @@ def _text(value: object) -> str:
     return value.strip()
 
 
+def _glob(value: object) -> object:
+    text = _text(value)
+    if not text.isprintable():
+        raise Invalid(f"{shown(text)} is no pattern of model names: give one such as 'org/*'")
+    return text
+
+
 def _host(value: object) -> object:
     text = _text(value)
     if text.startswith("[") != text.endswith("]"):
@@ -135,6 +142,7 @@ def _account(value: object) -> object:
 
 Text = Annotated[str, _checked(_text)]
 Texts = Annotated[tuple[Text, ...], _checked(_items)]
+Globs = Annotated[tuple[Annotated[str, _checked(_glob)], ...], _checked(_items)]
 Seconds = Annotated[int, _checked(_seconds)]
 SecondsAboveZero = Annotated[int, _checked(_seconds_above_zero)]
 Port = Annotated[int, _checked(_number), Field(ge=0, le=65_535)]
@@ -156,6 +164,8 @@ class ServerSettings(_Section):
     port: Port
     data_port: Port
     advertise_url: Annotated[str, _checked(_advertised)] | None
+    public_url: OriginAddress | None
+    allowed_hosts: Annotated[tuple[Annotated[str, _checked(_redirect_host)], ...], _checked(_items)]
     metrics_port: Port
     drain_seconds: Seconds
 
@@ -263,6 +273,19 @@ class AccessSettings(_Section):
     """Whose rights count at the origin."""
 
     server_token: Annotated[Literal["serve", "refuse"], _checked(_lowered)]
+    open_models: Globs
+    service_token_file: Path | None
+    service_models: Globs
+    granted_ttl: Seconds
+    denied_ttl: Seconds
+    outage_ttl: Seconds
+
+
+class HubSettings(_Section):
+    """What the Hub endpoint does besides answering."""
+
+    prefetch: bool
+    pass_through: bool
 
 
 class ConnectionSettings(_Section):
@@ -283,6 +306,7 @@ class Settings(_Section):
     registry: RegistrySettings
     origin: OriginSettings
     pull: PullSettings
+    hub: HubSettings
     access: AccessSettings
     connection: ConnectionSettings
 

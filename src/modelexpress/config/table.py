@@ -88,6 +88,17 @@ _SERVER_SETTINGS = (
         default_text="the host that the client dialled",
     ),
     Setting(
+        "server.public_url", "URL", None,
+        "Address of the Hub endpoint as its clients have it in `HF_ENDPOINT`, if it is not where they ask, "
+        "such as behind a proxy with TLS; it stands in answers that lead on to a next page.",
+        env=("MODEL_EXPRESS_SERVER_PUBLIC_URL",), roles=SERVER, default_text="what the client asked",
+    ),
+    Setting(
+        "server.allowed_hosts", "list of host names", (),
+        "Names by which the Hub endpoint may be asked; others are refused. Empty: any.",
+        env=("MODEL_EXPRESS_SERVER_ALLOWED_HOSTS",), roles=SERVER, default_text="any",
+    ),
+    Setting(
         "server.metrics_port", "integer, 0 to 65535", 9401,
         "Port of the Prometheus metrics; 0 turns them off.",
         flags=("--metrics-port",), env=("MODEL_EXPRESS_SERVER_METRICS_PORT",), roles=SERVER,
@@ -308,11 +319,56 @@ _PULL_SETTINGS = (
     ),
 )  # fmt: skip
 
+_HUB_SETTINGS = (
+    Setting(
+        "hub.prefetch", "true or false", False,
+        "Whether reading one file of a model through the Hub endpoint brings the rest of it too.",
+        env=("MODEL_EXPRESS_HUB_PREFETCH",), roles=SERVER,
+    ),
+    Setting(
+        "hub.pass_through", "true or false", False,
+        "Whether questions to the Hub's API that this server does not answer are asked at the origin, with "
+        "the caller's own token; writing is refused always.",
+        env=("MODEL_EXPRESS_HUB_PASS_THROUGH",), roles=SERVER,
+    ),
+)  # fmt: skip
+
 _OTHER_SETTINGS = (
     Setting(
         "access.server_token", "`serve` or `refuse`", "serve",
-        "Whether callers without a token of their own may pull with the server's.",
+        "Whether callers of the gRPC services without a token of their own may pull with the server's.",
         env=("MODEL_EXPRESS_ACCESS_SERVER_TOKEN",), roles=SERVER,
+    ),
+    Setting(
+        "access.open_models", "list of globs", (),
+        "Models that everybody may read with the server's own token, gated and private ones too.",
+        env=("MODEL_EXPRESS_ACCESS_OPEN_MODELS",), roles=SERVER,
+    ),
+    Setting(
+        "access.service_token_file", "path", None,
+        "File with a token of your own making, of at least 16 characters: who shows it as a Hub token may "
+        "read `access.service_models` with the server's. It is read at start and never leaves this server.",
+        env=("MODEL_EXPRESS_ACCESS_SERVICE_TOKEN_FILE",), roles=SERVER,
+    ),
+    Setting(
+        "access.service_models", "list of globs", ("*",),
+        "Models that may be read with the service token.",
+        env=("MODEL_EXPRESS_ACCESS_SERVICE_MODELS",), roles=SERVER,
+    ),
+    Setting(
+        "access.granted_ttl", "duration", 300,
+        "How long the origin's permission for a token counts before it is asked again.",
+        env=("MODEL_EXPRESS_ACCESS_GRANTED_TTL",), roles=SERVER,
+    ),
+    Setting(
+        "access.denied_ttl", "duration", 30,
+        "How long its refusal counts.",
+        env=("MODEL_EXPRESS_ACCESS_DENIED_TTL",), roles=SERVER,
+    ),
+    Setting(
+        "access.outage_ttl", "duration", 86_400,
+        "How long its last permission counts while the origin does not answer.",
+        env=("MODEL_EXPRESS_ACCESS_OUTAGE_TTL",), roles=SERVER,
     ),
     Setting(
         "connection.endpoint", "http URL or host:port", "http://localhost:8001",
@@ -344,6 +400,7 @@ SETTINGS: tuple[Setting, ...] = (
     *_REGISTRY_SETTINGS,
     *_ORIGIN_SETTINGS,
     *_PULL_SETTINGS,
+    *_HUB_SETTINGS,
     *_OTHER_SETTINGS,
 )
 

@@ -33,9 +33,16 @@ class MxError(Exception):
 
 
 class Invalid(MxError):
-    """The request or a setting cannot mean anything; asking again will not help."""
+    """The request or a setting cannot mean anything; asking again will not help.
+
+    `is_loop`: what cannot be is an origin whose address leads back to the server that asks.
+    """
 
     code = "Invalid"
+
+    def __init__(self, message: str, is_loop: bool = False) -> None:
+        super().__init__(message)
+        self.is_loop = is_loop
 
 
 class Unsupported(MxError):

@@ -13,6 +13,7 @@ _SHOWN_CHARACTERS = 80
 _HF_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+=@#/-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TYPES = ("datasets", "spaces")  # no organisation has these names
 _MOST_BYTES = 1024  # of an object's key in the stores that have the longest
 
 
@@ -103,6 +104,8 @@ def _check_name(provider: ProviderKind, name: str) -> None:
         _check_other_name(provider, name)
         return
     parts = name.split("/")
+    if len(parts) > 1 and parts[0] in _TYPES:
+        parts = parts[1:]
     is_valid = (
         len(parts) <= 2
         and all(_HF_PART.fullmatch(part) for part in parts)

@@ -49,12 +49,19 @@ class OutgoingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One GET: `token` goes to the origin alone; `retry` None: as patient as the options say."""
+    """One request: `token` goes to the origin alone; `retry` None: as patient as the options say.
+
+    A HEAD is not redirected to another host: what the origin says of a file stands in its own answer.
+    `via`: the proxies through which the one came for whom this is asked.
+    """
 
     url: URL
     token: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     retry: RetryPolicy | None = None
+    method: str = "GET"
+    body: bytes | None = None
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +87,27 @@ class Outgoing:
             await self._session.close()
             self._session = None
 
-    async def get_json(
-        self, url: URL, token: str | None, retry: RetryPolicy | None = None
-    ) -> tuple[Any, aiohttp.ClientResponse]:
-        """The JSON that `url` answers with (any status is the caller's to judge), retried as needed."""
+    async def get_json(self, ask: Ask) -> tuple[Any, aiohttp.ClientResponse]:
+        """The JSON that is answered (any status is the caller's to judge), retried as needed."""
+        response, body = await self.get_document(ask)
+        return None if response.status >= 400 else _parse(ask.url, body), response
+
+    async def get_document(self, ask: Ask) -> tuple[aiohttp.ClientResponse, bytes]:
+        """How a request is answered, with the body, whatever the status is; retried as needed."""
         attempt = 1
         while True:
             try:
-                async with self.request(Ask(url, token, retry=retry)) as answer:
-                    response = answer.response
-                    if response.status >= 400:
-                        return None, response
-                    return _parse(url, await self._read_bounded(response)), response
+                async with self.request(ask) as answer:
+                    return answer.response, await self._read_bounded(answer.response)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # An answer that began and broke off.
-                if not await self.pause(attempt, retry):
-                    raise self._unreachable(url, error) from error
+                if not await self.pause(attempt, ask.retry):
+                    raise self._unreachable(ask.url, error) from error
                 attempt += 1
 
-    async def get_status(self, url: URL, token: str | None) -> int:
-        """How `url` answers, whatever the body is."""
-        async with self.request(Ask(url, token)) as answer:
+    async def get_status(self, ask: Ask) -> int:
+        """The status of the answer, whatever the body is."""
+        async with self.request(ask) as answer:
             return answer.response.status
 
     @asynccontextmanager
@@ -177,16 +184,19 @@ class Outgoing:
         while True:
             # Credentials are for the origin itself: not for a CDN, whoever redirects there.
             sent = ask.token if target.origin() == self.options.places.origin.origin() else None
-            response = await self._send(target, sent, ask.headers)
+            response = await self._send(target, sent, ask)
             self._was_reached = True
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
+                return Answer(response, tuple(redirects))
+            following = self._target(target, location)
+            if ask.method == "HEAD" and following.origin() != target.origin():
                 return Answer(response, tuple(redirects))
             response.release()
             redirects.append(response)
             if len(redirects) > _MOST_REDIRECTS:
                 raise Forbidden(f"{_named(ask.url)} redirects more than {_MOST_REDIRECTS} times")
-            target = self._target(target, location)
+            target = following
 
     def _target(self, source: URL, location: str) -> URL:
         try:
@@ -199,17 +209,20 @@ class Outgoing:
         self.options.places.check_redirect(source, target)
         return target
 
-    async def _send(self, url: URL, token: str | None, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        sent = dict(headers)
+    async def _send(self, url: URL, token: str | None, ask: Ask) -> aiohttp.ClientResponse:
+        sent = {**ask.headers, "Via": ", ".join([*ask.via, f"1.1 {via_name(self.options.instance)}"])}
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
         proxy = find_proxy(url, self.options.env)
-        response = await self._open().request("GET", url, headers=sent, proxy=proxy, allow_redirects=False)
+        response = await self._open().request(
+            ask.method, url, headers=sent, data=ask.body, proxy=proxy, allow_redirects=False
+        )
         if response.status == _LOOP_DETECTED:
             response.close()
             raise Invalid(
                 f"the origin {self.options.places.origin} is this server itself: set origin.endpoint "
-                "(or HF_ENDPOINT of the server) to where models are published"
+                "(or HF_ENDPOINT of the server) to where models are published",
+                is_loop=True,
             )
         return response
 
@@ -228,11 +241,7 @@ class Outgoing:
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
-                headers={
-                    "User-Agent": options.user_agent,
-                    "Accept-Encoding": "identity",
-                    "Via": f"1.1 modelexpress-{options.instance}",
-                },
+                headers={"User-Agent": options.user_agent, "Accept-Encoding": "identity"},
                 read_bufsize=1024 * 1024,
             )
         return self._session
@@ -267,6 +276,11 @@ class Outgoing:
         return Unreachable(
             f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint"
         )
+
+
+def via_name(instance: str) -> str:
+    """How a process is called in the Via headers of what it asks."""
+    return f"modelexpress-{instance}"
 
 
 def _parse(url: URL, content: bytes) -> Any:

@@ -100,7 +100,7 @@ class HubFiles:
         async with AsyncExitStack() as stack:
             answer = await self._answer_of_shortcut(stack, visit, key, reading)
             if answer is None:
-                ask = Ask(key.url, token, reading.headers(), visit.retry)
+                ask = Ask(key.url, token, reading.headers(), visit.retry, via=reading.via)
                 answer = await stack.enter_async_context(visit.endpoint.outgoing.request(ask))
             try:
                 yield answer
@@ -115,7 +115,7 @@ class HubFiles:
         target = self._shortcuts.find(key, self._clock.monotonic())
         if target is None:
             return None
-        ask = Ask(target, None, reading.headers(), visit.retry.once())
+        ask = Ask(target, None, reading.headers(), visit.retry.once(), via=reading.via)
         try:
             answer = await stack.enter_async_context(visit.endpoint.outgoing.request(ask))
         except (Unreachable, Limited):

@@ -27,10 +27,18 @@ class Reading:
     `is_changed`: a host showed another version than before, here or in what `on_version` remembers.
     """
 
-    def __init__(self, manifest: Manifest, entry: FileEntry, span: ByteSpan, on_version: OnVersion) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        entry: FileEntry,
+        span: ByteSpan,
+        on_version: OnVersion,
+        via: tuple[str, ...] = (),
+    ) -> None:
         self.what = f"{manifest.ref.name}@{manifest.commit[:12]}: {shown(entry.path)}"
         self.left = span
         self.is_changed = False
+        self.via = via
         self._name = manifest.ref.name
         self._commit = manifest.commit
         self._entry = entry

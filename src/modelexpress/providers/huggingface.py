@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -15,13 +15,15 @@ from yarl import URL
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
 from modelexpress.domain.errors import Corrupt, MxError, NotFound
+from modelexpress.domain.hub import Document, DocumentRequest, Located, api_path
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers.addresses import Places
 from modelexpress.providers.bandwidth import Bandwidth
 from modelexpress.providers.endpoints import Endpoint, Endpoints, Visit
-from modelexpress.providers.http import Outgoing, OutgoingOptions
+from modelexpress.providers.http import Ask, Outgoing, OutgoingOptions
+from modelexpress.providers.hub_documents import locate, make_document, refuse
 from modelexpress.providers.hub_errors import raise_for_status
 from modelexpress.providers.hub_files import HubFiles
 from modelexpress.providers.hub_listing import (
@@ -48,7 +50,8 @@ class HubOptions:
     """Which Hub, and how patient to be with it.
 
     `mirrors` stand in for it where it does not answer, and never see a token.
-    `max_bytes_per_second` bounds all bodies together; 0: nothing does.
+    `max_bytes_per_second` bounds all bodies together; 0: nothing does. `instance` names this process to
+    the origin, so that a loop is noticed.
     """
 
     endpoint: str = "https://huggingface.co"
@@ -58,19 +61,19 @@ class HubOptions:
     user_agent: str = "modelexpress"
     mirrors: tuple[str, ...] = ()
     max_bytes_per_second: int = 0
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 def make_provider(
     options: HubOptions, env: Mapping[str, str], clock: Clock = SYSTEM_CLOCK
 ) -> HuggingFaceProvider:
     """A provider whose token, proxies and certificates come from `env`; nothing is contacted yet."""
-    instance = secrets.token_hex(8)
 
     def endpoint(address: str, is_origin: bool) -> Endpoint:
         outgoing = OutgoingOptions(
             places=Places(URL(address), frozenset(host.lower() for host in options.redirect_hosts)),
             user_agent=options.user_agent,
-            instance=instance,
+            instance=options.instance,
             timeout_seconds=options.timeout_seconds,
             retry=options.retry,
             env=env,
@@ -115,7 +118,7 @@ class HuggingFaceProvider:
         """The bytes of `span` in order; after a reset it goes on where it was, after an outage elsewhere."""
         if entry.size and not span.length:
             return  # no Range header can ask for nothing
-        reading = Reading(manifest, entry, span, on_version)
+        reading = Reading(manifest, entry, span, on_version, caller.via)
         has_mirrors = entry.digest is not None
         async with aclosing(self._files.read(reading, has_mirrors, lambda: self._token(caller))) as pieces:
             async for piece in pieces:
@@ -131,17 +134,54 @@ class HuggingFaceProvider:
         """
         token = self._token(caller)
         origin = self._endpoints.origin  # nobody else has a say in this
-        status = await origin.outgoing.get_status(origin.url("api/models", ref.name, "auth-check"), token)
+        about = ("api", api_path(ref.name))
+        status = await origin.outgoing.get_status(
+            Ask(origin.url(*about, "auth-check"), token, via=caller.via)
+        )
         if status in (401, 403):
             return False
         if status != 404:
             return status < 400
-        described, response = await origin.outgoing.get_json(origin.url("api/models", ref.name), token)
+        described, response = await origin.outgoing.get_json(Ask(origin.url(*about), token, via=caller.via))
         return response.status < 400 and isinstance(described, dict) and not described.get("gated")
+
+    async def look_up(self, ref: ModelRef, path: str, caller: Caller) -> Located | Document:
+        """One file of what `ref` means now, by a single HEAD; or the origin's refusal, word for word."""
+        return await self._ask_in_turn(lambda visit: self._look_up_at(visit, ref, path, caller))
+
+    async def ask(self, request: DocumentRequest, caller: Caller) -> Document:
+        """What the origin itself answers, a refusal too. Raises Limited and Unreachable."""
+        origin = self._endpoints.origin
+        asked = Ask(
+            origin.url(request.path, query=request.query),
+            self._token(caller),
+            headers={"Content-Type": request.content_type} if request.content_type else {},
+            retry=self._endpoints.visits()[-1].retry.shortened(),
+            method="GET" if request.body is None else "POST",
+            body=request.body,
+            via=caller.via,
+        )
+        return make_document(*await origin.outgoing.get_document(asked))
 
     async def close(self) -> None:
         """Let go of connections."""
         await self._endpoints.close()
+
+    async def _look_up_at(self, visit: Visit, ref: ModelRef, path: str, caller: Caller) -> Located | Document:
+        endpoint, revision = visit.endpoint, quote(ref.revision or DEFAULT_BRANCH, safe="")
+        ask = Ask(
+            endpoint.url(ref.name, "resolve", revision, quote(path, safe="/")),
+            self._token_for(visit, caller),
+            retry=visit.retry.shortened(),
+            method="HEAD",
+            via=caller.via,
+        )
+        async with endpoint.outgoing.request(ask) as answer:
+            if answer.response.status < 400:
+                return locate(ref, path, answer)
+            if endpoint.is_origin:
+                return refuse(answer)
+            raise NotFound(f"{endpoint.base} does not have {ref}: {path}")
 
     async def _ask_in_turn(self, ask: Callable[[Visit], Awaitable[_T]]) -> _T:
         for visit in self._endpoints.visits():
@@ -153,9 +193,8 @@ class HuggingFaceProvider:
 
     async def _resolve_at(self, visit: Visit, ref: ModelRef, caller: Caller) -> str:
         token = self._token_for(visit, caller)
-        answer, response = await visit.endpoint.outgoing.get_json(
-            _revision_url(visit.endpoint, ref), token, visit.retry
-        )
+        ask = Ask(_revision_url(visit.endpoint, ref), token, retry=visit.retry, via=caller.via)
+        answer, response = await visit.endpoint.outgoing.get_json(ask)
         raise_for_status(response, str(ref), token is not None, visit.endpoint.base)
         return read_commit(ref, answer)
 
@@ -165,13 +204,14 @@ class HuggingFaceProvider:
         entries: list[FileEntry] = []
         seen: set[URL] = set()
         url: URL | None = endpoint.url(
-            "api/models", ref.name, "tree", commit, query="recursive=true&expand=false"
+            "api", api_path(ref.name), "tree", commit, query="recursive=true&expand=false"
         )
         while url is not None:
             seen.add(url)
-            page, response = await endpoint.outgoing.get_json(url, token, visit.retry)
+            ask = Ask(url, token, retry=visit.retry, via=caller.via)
+            page, response = await endpoint.outgoing.get_json(ask)
             if response.status in _NO_TREE and not entries:
-                return await _list_siblings(visit, ref, commit, token)
+                return await _list_siblings(visit, ref, commit, ask)
             raise_for_status(response, f"{ref.name}@{commit}", token is not None, endpoint.base)
             entries.extend(read_tree_page(ref, page))
             if len(entries) > MOST_FILES:
@@ -185,18 +225,20 @@ class HuggingFaceProvider:
         return self._token(caller) if visit.endpoint.is_origin else None
 
     def _token(self, caller: Caller) -> str | None:
-        return self._find_token() if caller.hub_token is None else check_token(caller.hub_token, "this call")
+        if caller.hub_token is not None:
+            return check_token(caller.hub_token, "this call")
+        return None if caller.is_stranger else self._find_token()
 
 
-async def _list_siblings(visit: Visit, ref: ModelRef, commit: str, token: str | None) -> Manifest:
+async def _list_siblings(visit: Visit, ref: ModelRef, commit: str, asked: Ask) -> Manifest:
     endpoint = visit.endpoint
     url = _revision_url(endpoint, ref.at(commit)).with_query("blobs=true")
-    answer, response = await endpoint.outgoing.get_json(url, token, visit.retry)
-    raise_for_status(response, f"{ref.name}@{commit}", token is not None, endpoint.base)
+    answer, response = await endpoint.outgoing.get_json(replace(asked, url=url))
+    raise_for_status(response, f"{ref.name}@{commit}", asked.token is not None, endpoint.base)
     if read_commit(ref, answer) != commit:
         raise NotFound(f"the origin does not have commit {commit} of {ref.name}")
     return make_manifest(ref, commit, read_siblings(ref, answer))
 
 
 def _revision_url(endpoint: Endpoint, ref: ModelRef) -> URL:
-    return endpoint.url("api/models", ref.name, "revision", quote(ref.revision or DEFAULT_BRANCH, safe=""))
+    return endpoint.url("api", api_path(ref.name), "revision", quote(ref.revision or DEFAULT_BRANCH, safe=""))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from modelexpress.domain.caller import Caller
+from modelexpress.domain.hub import Document, DocumentRequest, Located
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
@@ -64,4 +65,19 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class HubProvider(Provider, Protocol):
+    """An origin that is a Hub, and can answer for one by whose endpoint clients of Hubs come to us."""
+
+    async def look_up(self, ref: ModelRef, path: str, caller: Caller) -> Located | Document:
+        """One file of what `ref` means now, by one question; or the origin's refusal, word for word.
+
+        Raises Limited, Unreachable, Corrupt, and Invalid for a loop.
+        """
+        ...
+
+    async def ask(self, request: DocumentRequest, caller: Caller) -> Document:
+        """What the origin itself answers, a refusal too, asked with the caller's rights. Raises the same."""
         ...

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -21,12 +21,14 @@ from modelexpress.domain.tasks import finish
 from modelexpress.domain.tickets import Tickets
 from modelexpress.server.data import DataOptions, DataPlane, Offered
 from modelexpress.server.door import make_handler
+from modelexpress.server.file_answers import FileSender
 from modelexpress.server.grpc_api import ApiService
 from modelexpress.server.grpc_cache import CacheService
 from modelexpress.server.grpc_health import HealthService
 from modelexpress.server.grpc_models import ModelService
 from modelexpress.server.grpc_standard_health import StandardHealth
 from modelexpress.server.grpc_transfer import DataAddress, TransferService
+from modelexpress.server.hub import Crossing, HubOptions, HubService
 from modelexpress.server.port import ServedCache
 from modelexpress.server.readiness import Readiness
 from modelexpress.server.streaming import FileStreamer
@@ -66,6 +68,7 @@ class ServerOptions:
     drain_seconds: float = 30.0
     version: str = ""
     data: DataOptions | None = None
+    hub: HubOptions = field(default_factory=HubOptions)
     advertised: tuple[str, int] | None = None
 
 
@@ -115,7 +118,12 @@ async def _data_plane(
     if options.data is None:
         yield None
         return
-    offered = Offered(cache.offers, Tickets.with_new_key(), lambda: readiness.problem)
+    crossing = Crossing()
+
+    def make_hub(sender: FileSender) -> HubService:
+        return HubService(cache.hub_files, cache.hub_documents, crossing, sender, options.hub, meter)
+
+    offered = Offered(cache.offers, Tickets.with_new_key(), lambda: readiness.problem, make_hub)
     data = DataPlane(offered, options.data, meter, clock)
     try:
         await finish(asyncio.to_thread(data.start))

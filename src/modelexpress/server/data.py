@@ -22,14 +22,17 @@ from modelexpress.domain.errors import Busy
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.tickets import Tickets
 from modelexpress.server.blobs_http import BlobService
+from modelexpress.server.file_answers import FileSender
 from modelexpress.server.http_door import HttpDoor, health_routes
 from modelexpress.server.http_status import COMMON_HEADERS
+from modelexpress.server.hub import HubService
 from modelexpress.server.sending import SendfileSender, StallWatch
 from modelexpress.store.offers import Offers
 
 _BACKLOG = 1024
 _MOST_LINE_BYTES = 8190  # of the request line, and of each header
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_SWEEPS = 5  # within the time of silence
 _CUT_SECONDS = 1.0  # for connections to be closed once their answers have ended
 _FULL = "".join(
     [
@@ -50,7 +53,8 @@ class DataOptions:
     """Where to listen (port 0: any free one), and the limits.
 
     `wait_seconds`: for a file that nobody fetches yet. `send_timeout_seconds`: for a client that takes
-    nothing; one that takes little may go on for ever. `drain_seconds`: for running answers at the end.
+    nothing; one that takes little may go on for ever. `silent_seconds`: for one that asks nothing, or does
+    not end its question. `drain_seconds`: for running answers at the end.
     """
 
     host: str
@@ -58,17 +62,22 @@ class DataOptions:
     most_connections: int = 2000
     wait_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
+    silent_seconds: float = 90.0
     send_timeout_seconds: float = 60.0
     drain_seconds: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What is served: the files, who may have them, and whether the server can do its work."""
+    """What is served: the files, who may have them, and whether the server can do its work.
+
+    `make_hub`: who answers for a Hub, made with how files are sent; None: nobody does.
+    """
 
     offers: Offers
     tickets: Tickets
     find_problem: Callable[[], str | None]
+    make_hub: Callable[[FileSender], HubService] | None = None
 
 
 class DataPlane:
@@ -79,11 +88,11 @@ class DataPlane:
         self._meter = meter
         self._stalls = StallWatch(options.send_timeout_seconds)
         make_sender = functools.partial(SendfileSender, watch=self._stalls)
-        service = BlobService(
-            offered.offers, offered.tickets, meter, clock, options.wait_seconds, make_sender
-        )
+        sender = FileSender(meter, options.wait_seconds, make_sender)
+        service = BlobService(offered.offers, offered.tickets, clock, sender)
         routes = {"blobs/": service.get_blob, "digests/": service.get_digests}
-        self._door = HttpDoor({**routes, **health_routes(offered.find_problem)}, meter)
+        hub = None if offered.make_hub is None else offered.make_hub(sender).answer
+        self._door = HttpDoor({**routes, **health_routes(offered.find_problem)}, meter, hub)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -134,11 +143,13 @@ class DataPlane:
         connections = _Connections(self._door, self._options, self._meter)
         servers = [await loop.create_server(connections, sock=s, backlog=_BACKLOG) for s in sockets]
         watching = asyncio.create_task(self._stalls.run(), name="stalls")
+        idling = asyncio.create_task(connections.close_silent(), name="idle connections")
         started.set_result(None)
         try:
             await self._stopping.wait()
         finally:
             watching.cancel()
+            idling.cancel()
             for server in servers:
                 server.close()
             connections.close_idle(self._door.transports)
@@ -162,6 +173,9 @@ class _Connections(web.Server):
             logger=_silent,
         )
         self._most = options.most_connections
+        self._door = door
+        self._silent_seconds = options.silent_seconds
+        self._made: dict[object, float] = {}
         self._meter = meter
         self._open: dict[object, asyncio.Transport] = {}
         self._empty = asyncio.Event()
@@ -173,15 +187,28 @@ class _Connections(web.Server):
             transport.close()
             return
         self._open[handler] = transport
+        self._made[handler] = asyncio.get_running_loop().time()
         self._empty.clear()
         self._meter.gauge("mx_data_connections", 1)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
+        self._made.pop(handler, None)
         if self._open.pop(handler, None) is not None:
             self._meter.gauge("mx_data_connections", -1)
         if not self._open:
             self._empty.set()
+
+    async def close_silent(self) -> None:
+        """End those that have asked nothing for too long, also where bytes of a question drip in."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._silent_seconds / _SWEEPS)
+            busy, now = self._door.transports, loop.time()
+            for handler, transport in list(self._open.items()):
+                since = max(self._made.get(handler, now), self._door.ended_at(transport))
+                if transport not in busy and now - since >= self._silent_seconds:
+                    transport.abort()
 
     def close_idle(self, busy: Collection[asyncio.Transport | None]) -> None:
         """Close those on which nothing is being answered; the others take no more requests."""

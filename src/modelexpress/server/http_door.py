@@ -7,12 +7,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from modelexpress.domain.errors import Busy, Internal, MxError, NotFound, Unsupported
 from modelexpress.domain.meter import Meter
-from modelexpress.server.blobs_http import FileAnswer
+from modelexpress.server.file_answers import FileAnswer
 from modelexpress.server.http_status import Refusal, text_answer
 
 OURS = "/-/"
@@ -20,6 +21,7 @@ _METHODS = ("GET", "HEAD")
 
 _log = logging.getLogger(__name__)
 
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Route = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 """Answers a request; the text is what follows the route's own part of the path."""
 
@@ -27,18 +29,26 @@ Route = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 class HttpDoor:
     """Answers what comes in. `routes`: by path below `/-/`; one that ends with `/` takes what follows.
 
-    A path may hold a ticket, so none is ever logged.
+    `answer_others`: everything outside of `/-/`. A path may hold a ticket, so none is ever logged.
     """
 
-    def __init__(self, routes: Mapping[str, Route], meter: Meter) -> None:
+    def __init__(
+        self, routes: Mapping[str, Route], meter: Meter, answer_others: Answer | None = None
+    ) -> None:
         self._routes = routes
+        self._answer_others = answer_others
         self._meter = meter
         self._running: dict[asyncio.Task[object], asyncio.Transport | None] = {}
+        self._ended: WeakKeyDictionary[asyncio.Transport, float] = WeakKeyDictionary()
 
     @property
     def transports(self) -> set[asyncio.Transport | None]:
         """The connections on which something is being answered."""
         return set(self._running.values())
+
+    def ended_at(self, transport: asyncio.Transport) -> float:
+        """When the last answer on a connection ended, by the loop's clock; minus infinity: none has."""
+        return self._ended.get(transport, float("-inf"))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to a request, whose body is sent when this returns."""
@@ -51,6 +61,8 @@ class HttpDoor:
             return answer
         finally:
             del self._running[task]
+            if request.transport is not None:
+                self._ended[request.transport] = asyncio.get_running_loop().time()
             self._meter.count("mx_data_requests_total", code=code)
 
     async def finish(self, seconds: float) -> None:
@@ -71,6 +83,8 @@ class HttpDoor:
             return _defect(error)
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._answer_others is not None and not request.rel_url.raw_path.startswith(OURS):
+            return await self._answer_others(request)
         name, slash, rest = request.rel_url.raw_path.removeprefix(OURS).partition("/")
         route = self._routes.get(name + slash)
         if route is None or not request.rel_url.raw_path.startswith(OURS):

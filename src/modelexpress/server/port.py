@@ -8,9 +8,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from modelexpress.cache.hub_documents import Answered, Question
+from modelexpress.cache.hub_files import HubFile
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.control import CacheControl
 from modelexpress.domain.held import HeldFiles, ProvenFile, Pulled
+from modelexpress.domain.hub import Document
 from modelexpress.domain.manifest import Manifest
 from modelexpress.domain.progress import Progress
 from modelexpress.domain.refs import ModelRef
@@ -54,11 +57,41 @@ class RunningPull(Protocol):
         ...
 
 
+class ServedHubFiles(Protocol):
+    """Finds and opens files for clients of a Hub."""
+
+    async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
+        """The file, or a refusal in the Hub's words."""
+        ...
+
+    async def open(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
+        """The same, with its bytes: here, or arriving."""
+        ...
+
+
+class ServedHubDocuments(Protocol):
+    """Answers questions to a Hub's API."""
+
+    async def get(self, question: Question, caller: Caller) -> Answered:
+        """The answer, or a refusal in the Hub's words."""
+        ...
+
+
 class ServedCache(CacheControl, Protocol):
     """A cache that is served."""
 
     root: Path
     volume: str
+
+    @property
+    def hub_files(self) -> ServedHubFiles:
+        """Files for clients of a Hub."""
+        ...
+
+    @property
+    def hub_documents(self) -> ServedHubDocuments:
+        """What a Hub says to its clients."""
+        ...
 
     @property
     def offers(self) -> Offers:

@@ -9,7 +9,8 @@ from pathlib import Path
 from modelexpress.domain.manifest import Digest, FileEntry
 from modelexpress.domain.refs import ModelRef, ProviderKind
 
-_PREFIX = "models--"
+_MODELS = "models--"
+_OTHERS = ("datasets--", "spaces--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +121,21 @@ class Layout:
 
 
 def _folder_of(name: str) -> str:
-    return _PREFIX + name.replace("/", "--")
+    folder = name.replace("/", "--")
+    return folder if folder.startswith(_OTHERS) else _MODELS + folder
 
 
 def model_name_of(directory_name: str) -> str | None:
-    """The model that a `models--…` directory belongs to; None for any other directory.
+    """The repository that a `models--…` or `datasets--…` directory belongs to; None for any other directory.
 
     A Hub name cannot hold `--`, so only the first one separates organisation and name.
     """
-    if not directory_name.startswith(_PREFIX):
+    if directory_name.startswith(_OTHERS):
+        kind, _, name = directory_name.partition("--")
+        return f"{kind}/{name.replace('--', '/', 1)}"
+    if not directory_name.startswith(_MODELS):
         return None
-    return directory_name.removeprefix(_PREFIX).replace("--", "/", 1)
+    return directory_name.removeprefix(_MODELS).replace("--", "/", 1)
 
 
 def link_target(entry: FileEntry, digest: Digest) -> str:

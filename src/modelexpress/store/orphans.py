@@ -14,16 +14,16 @@ from pathlib import Path
 from modelexpress.domain.refs import ModelRef
 from modelexpress.store.layout import Layout
 from modelexpress.store.records import Records
-from modelexpress.store.removal import linked_blobs, owned_blobs
+from modelexpress.store.removal import held_blobs, linked_blobs, owned_blobs
 
 _AGE_SECONDS = 24 * 3600.0
 
 
 def find_orphans(layout: Layout, records: Records, ref: ModelRef, now: float) -> list[Path]:
-    """Blobs of ours that no snapshot of a model links."""
-    repository = layout.repository(ref)
-    linked = linked_blobs(repository)
-    ours = owned_blobs(repository, records.find_all(ref))
+    """Blobs of ours that no snapshot of a model links, and no record counts as here."""
+    repository, known = layout.repository(ref), records.find_all(ref)
+    linked = linked_blobs(repository) | held_blobs(known)
+    ours = owned_blobs(repository, known)
     return [blob for blob in sorted(ours) if blob.name not in linked and _is_old(blob, now)]
 
 

@@ -48,6 +48,8 @@ class Publisher:
     def publish(self, publication: Publication) -> None:
         """Make it stand, durably; doing it again, or after a crash in the middle, ends the same.
 
+        As long as no selection is complete nothing is shown of it: a snapshot that has some files only
+        would be taken for the whole by other tools.
         Raises Vanished, and changes nothing, when another program has taken a proven file away.
         """
         repository, record = publication.repository, publication.record
@@ -55,6 +57,9 @@ class Publisher:
         _check_present(repository, record, entries)
         if repository.blobs.is_dir():
             sync_directory(repository.blobs)
+        if not (record.selections or repository.snapshot(record.manifest.commit).is_dir()):
+            self._records.save(record)
+            return
         with ExitStack() as stack:
             tree = self._stage_tree(stack, repository, record.manifest)
             commit, revisions = record.manifest.commit, sorted(publication.revisions)

@@ -52,16 +52,20 @@ class SnapshotRecord:
     """All we know of one commit of one model. `manifest` is its whole listing.
 
     `owned` is saved before the first byte is fetched, so that after a crash at any point what we
-    brought is still known as ours. `held` and `selections` speak only of proven, published files.
+    brought is still known as ours. `held` and `selections` speak only of proven files; as long as there
+    is no selection, files that were read one by one stand as blobs alone, and no snapshot shows them.
     `is_listed_by_origin` False: the listing was read off a directory that another tool wrote, so
     files may be missing from it. `is_read_by_server`: the server's own credentials have read this
-    repository, so bytes of it are not only for the caller who brought them.
+    repository, so bytes of it are not only for the caller who brought them; `is_public`: the origin has
+    let somebody without any token read it. `names`: revisions by which it was read, for which no ref stands.
     """
 
     manifest: Manifest
     is_listed_by_origin: bool = True
     is_read_by_server: bool = True
     is_adopted: bool = False
+    is_public: bool = False
+    names: frozenset[str] = frozenset()
     owned: Mapping[str, Owned] = field(default_factory=dict)
     held: Mapping[str, HeldEntry] = field(default_factory=dict)
     selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
@@ -156,6 +160,8 @@ def _to_json(record: SnapshotRecord) -> dict[str, Any]:
         "is_listed_by_origin": record.is_listed_by_origin,
         "is_read_by_server": record.is_read_by_server,
         "is_adopted": record.is_adopted,
+        "is_public": record.is_public,
+        "names": sorted(record.names),
         "files": [_file_to_json(entry, record) for entry in record.manifest.files],
         "selections": {
             key: {"completed_at": done.completed_at, "missing": list(done.missing)}
@@ -194,6 +200,8 @@ def _from_json(content: dict[str, Any]) -> SnapshotRecord:
         is_listed_by_origin=bool(content["is_listed_by_origin"]),
         is_read_by_server=bool(content["is_read_by_server"]),
         is_adopted=bool(content["is_adopted"]),
+        is_public=bool(content.get("is_public", False)),
+        names=frozenset(map(str, content.get("names", ()))),
         owned=owned,
         held=held,
         selections=selections,

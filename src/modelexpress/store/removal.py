@@ -65,6 +65,7 @@ def plan_removal(
     ]
     links = [link for link in links if os.path.lexists(link)]
     staying = linked_blobs(repository, except_links=frozenset(links))
+    staying |= held_blobs(record for record in known if record.manifest.commit not in commits)
     owned = owned_blobs(repository, known)
     removable = {blob for blob in owned - kept if blob.name not in staying and blob.exists()}
     emptied = _emptied_commits(repository, [r.manifest.commit for r in going], frozenset(links))
@@ -92,6 +93,24 @@ def owned_blobs(repository: Repository, records: Iterable[SnapshotRecord]) -> se
         for entry in record.manifest.files
         if entry.digest is not None and record.owned.get(entry.path, Owned()).blob
     }
+
+
+def held_blobs(records: Iterable[SnapshotRecord]) -> set[str]:
+    """The names of the blobs that records count as theirs, also those that no snapshot shows."""
+    held = (entry.digest for record in records for entry in record.entries_held())
+    return {digest.value for digest in held if digest is not None}
+
+
+def loose_blobs(repository: Repository, record: SnapshotRecord) -> list[Path]:
+    """The blobs of a record that its snapshot does not show, and that we brought."""
+    folder = repository.snapshot(record.manifest.commit)
+    return [
+        repository.blob(entry.digest)
+        for entry in record.entries_held()
+        if entry.digest is not None
+        and record.owned.get(entry.path, Owned()).blob
+        and not os.path.lexists(folder / entry.path)
+    ]
 
 
 def linked_blobs(repository: Repository, except_links: frozenset[Path] = frozenset()) -> set[str]:
@@ -151,19 +170,21 @@ def finish_removals(layout: Layout, dead_owners: frozenset[str], records: Record
             continue
         if not any(_is_newer(layout.record(ref, commit), noted) for commit in intent.commits):
             repository = layout.repository(ref)
-            remove_tree(carry_out(layout, noted, _plan_again(repository, ref, intent), records))
+            plan = _plan_again(repository, ref, intent, records)
+            remove_tree(carry_out(layout, noted, plan, records))
             count += 1
         noted.unlink(missing_ok=True)
     return count
 
 
-def _plan_again(repository: Repository, ref: ModelRef, intent: Intent) -> RepositoryRemoval:
+def _plan_again(repository: Repository, ref: ModelRef, intent: Intent, records: Records) -> RepositoryRemoval:
     top = repository.path
     # Those that have gone already too: the folders that they leave empty go with them.
     still = [top / f[0] for f in intent.files if is_still(top, f) or not os.path.lexists(top / f[0])]
     links = frozenset(path for path in still if path.is_relative_to(repository.snapshots))
     # Another snapshot may have come to need a blob since.
-    needed = linked_blobs(repository, except_links=links)
+    others = (one for one in records.find_all(ref) if one.manifest.commit not in intent.commits)
+    needed = linked_blobs(repository, except_links=links) | held_blobs(others)
     named = read_refs(repository)
     refs = [top / name for name in intent.refs]
     return RepositoryRemoval(
@@ -211,7 +232,8 @@ class _Mover:
     def keep_readable(self, plan: RepositoryRemoval) -> None:
         """Second names for the bytes before the first link moves, so that no link ever leads nowhere."""
         if self._has_readers:
-            for blob in {plan.repository.blobs / os.path.basename(os.readlink(p)) for p in _links(plan)}:
+            linked = {plan.repository.blobs / os.path.basename(os.readlink(p)) for p in _links(plan)}
+            for blob in linked.union(plan.blobs):
                 target = self._target(blob)
                 with suppress(OSError):  # no hard links here, or no room: whoever opens tries again
                     make_directory(target.parent)

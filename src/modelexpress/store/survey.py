@@ -75,8 +75,9 @@ def _look(
         link=(before is not None and before.link) or not link.exists(),
     )
     held = record.held.get(entry.path) if record else None
-    if held is not None and is_untouched(link, entry, held):
-        return Finding(entry, Presence.PROVEN, link, owned, held.mtime_ns)
+    place = link if record is None else place_of(repository, record, entry)
+    if held is not None and is_untouched(place, entry, held):
+        return Finding(entry, Presence.PROVEN, place, owned, held.mtime_ns)
     for path in (blob, link):
         if _is_file_of_size(path, entry.size):
             return Finding(entry, Presence.UNPROVEN, path, owned)
@@ -98,12 +99,18 @@ def find_touched(
     repository: Repository, record: SnapshotRecord, entries: Iterable[FileEntry]
 ) -> FileEntry | None:
     """The first of `entries` that is not proven or has changed since; None when all stand as proven."""
-    folder = repository.snapshot(record.manifest.commit)
     for entry in entries:
-        held = record.held.get(entry.path)
-        if held is None or not is_untouched(folder / entry.path, entry, held):
+        held, path = record.held.get(entry.path), place_of(repository, record, entry)
+        if held is None or not is_untouched(path, entry, held):
             return entry
     return None
+
+
+def place_of(repository: Repository, record: SnapshotRecord, entry: FileEntry) -> Path:
+    """Where the bytes of a file are: in its snapshot, or of one that no snapshot shows yet in its blob."""
+    link = repository.snapshot(record.manifest.commit) / entry.path
+    is_loose = entry.path in record.held and not record.selections and entry.digest is not None
+    return repository.blob(entry.digest) if is_loose and not os.path.lexists(link) else link  # type: ignore[arg-type]
 
 
 def _is_file_of_size(path: Path, size: int) -> bool:

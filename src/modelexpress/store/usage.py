@@ -15,7 +15,7 @@ from modelexpress.domain.inventory import BlobUse, Inventory, SnapshotKey
 from modelexpress.store.disk import disk_bytes
 from modelexpress.store.layout import Layout, Repository
 from modelexpress.store.records import Owned, SnapshotRecord
-from modelexpress.store.removal import owned_blobs
+from modelexpress.store.removal import loose_blobs, owned_blobs
 from modelexpress.store.survey import files_below, list_commits
 from modelexpress.store.volume import PART
 
@@ -127,6 +127,17 @@ def _read_repository(repository: Repository, records: list[SnapshotRecord], uses
             if record is not None and is_ours:
                 use.users.add(SnapshotKey.of(record.manifest))
             use.is_kept |= not is_ours or (name != link and name not in ours)
+    for record in records:
+        _read_loose(repository, record, uses)
+
+
+def _read_loose(repository: Repository, record: SnapshotRecord, uses: dict[Inode, _Use]) -> None:
+    """The blobs that a record holds without showing them in a snapshot."""
+    for blob in loose_blobs(repository, record):
+        use = _find_use(blob, uses)
+        if use is not None:
+            use.names.add(blob)
+            use.users.add(SnapshotKey.of(record.manifest))
 
 
 def _find_bytes(link: Path, repository: Repository) -> Path | None:

@@ -35,6 +35,8 @@ def test_a_flag_ranks_above_a_variable_above_the_file_above_the_default(desk: De
         "server.port": "env MODEL_EXPRESS_SERVER_PORT",
         "server.data_port": "default",
         "server.advertise_url": "default",
+        "server.public_url": "default",
+        "server.allowed_hosts": "default",
         "server.metrics_port": "flag --metrics-port",
         "server.drain_seconds": "default",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -129,9 +129,7 @@ def test_a_link_that_was_taken_away_is_made_again(desk: Desk, path: str) -> None
 def test_a_file_that_is_not_held_is_not_asked_for(desk: Desk) -> None:
     gone = FileEntry("not-pulled.bin", 10**12, ENTRIES[0].digest)
     files = (*ENTRIES, gone)
-    desk.record = SnapshotRecord(
-        Manifest(REF, COMMIT, files), owned=desk.record.owned, held=desk.record.held, selections={}
-    )
+    desk.record = replace(desk.record, manifest=Manifest(REF, COMMIT, files))
     desk.publish()
 
     assert not desk.link(gone.path).exists() and desk.link("config.json").exists()

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents of a Hub's API: asked once for many, kept for a while, made from our records in an outage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelexpress.cache.access import is_outage
+from modelexpress.cache.hub_files import HubRoom
+from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.errors import Forbidden, MxError
+from modelexpress.domain.hub import Document, DocumentRequest, Located, refusal
+from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
+from modelexpress.domain.refs import ModelRef, ProviderKind, is_commit
+from modelexpress.store.records import SnapshotRecord
+from modelexpress.store.survey import read_refs
+
+_MOST_BYTES = 64 * 1024 * 1024
+_ORIGINS_OWN = frozenset({"pages", "other"})
+_HUB = ProviderKind.HUGGING_FACE
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to a Hub's API. `ref` None: it is about no repository.
+
+    `kind`: `description`, `tree`, `paths`, `refs`; or what only the origin can answer: `pages` (of a tree,
+    or with what changed last), `other`.
+    `folder`, `paths`, `is_recursive`, `has_blobs` say what a tree, paths or a description is asked for.
+    """
+
+    kind: str
+    request: DocumentRequest
+    ref: ModelRef | None = None
+    folder: str = ""
+    paths: tuple[str, ...] = ()
+    is_recursive: bool = False
+    has_blobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A document. `is_stale`: the origin did not answer; this is what it said before, or what we know."""
+
+    document: Document
+    is_stale: bool = False
+
+
+_Key = tuple[str, DocumentRequest]
+
+
+class HubDocuments:
+    """Answers questions with the rights of who asks; what one may see is never shown to another."""
+
+    def __init__(self, room: HubRoom) -> None:
+        self._room = room
+        self._parts = room.parts
+        self._kept: OrderedDict[_Key, tuple[Document, float]] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def get(self, question: Question, caller: Caller) -> Answered:
+        """The answer, or the origin's refusal word for word.
+
+        Raises Limited, Unreachable, Corrupt, and Invalid for a loop.
+        """
+        ref, access = question.ref, self._room.access
+        if ref is None and access.is_service(caller):
+            raise Forbidden("the service token is this server's own: the origin does not know whose it is")
+        rights = caller if ref is None else access.identify(caller, ref)
+        key = (rights.fingerprint, question.request)
+        kept = self._kept.get(key)
+        if self._parts.is_offline:
+            return await self._answer_offline(question, rights)
+        if kept is not None and kept[1] > self._parts.clock.monotonic():
+            return Answered(kept[0])
+        alone = Answered(kept[0], is_stale=True) if kept is not None else await self._make(question, rights)
+        freshness = self._room.freshness
+        seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
+        try:
+            asked = self._room.provider(ref or ModelRef(_HUB, "models"))
+            said = await self._room.asking.once(key, lambda: asked.ask(question.request, rights), seconds)
+        except MxError as error:
+            if alone is None or not is_outage(error):
+                raise
+            _log.debug("%s: answered from here, %s", ref, error)
+            return alone
+        document = _without_xet(said)
+        self._keep(key, document, self._lasting(question, document))
+        if ref is not None and not document.is_refusal:
+            self._learn(question, ref, document)
+        return Answered(document)
+
+    # -- kept
+
+    def _lasting(self, question: Question, document: Document) -> float:
+        if question.kind == "other" or question.ref is None:
+            return 0.0
+        access, moving = self._room.access, self._room.freshness.document_seconds
+        if document.is_refusal:
+            return min(access.denied_seconds, moving)
+        return access.granted_seconds if question.ref.is_pinned else min(moving, access.granted_seconds)
+
+    def _keep(self, key: _Key, document: Document, seconds: float) -> None:
+        before = self._kept.pop(key, None)
+        self._kept_bytes -= 0 if before is None else len(before[0].body)
+        if document.is_refusal and seconds <= 0:
+            return  # nothing of it is worth anything later
+        self._kept[key] = (document, self._parts.clock.monotonic() + seconds)
+        self._kept_bytes += len(document.body)
+        while self._kept_bytes > _MOST_BYTES:
+            _, (old, _) = self._kept.popitem(last=False)
+            self._kept_bytes -= len(old.body)
+
+    def _learn(self, question: Question, ref: ModelRef, document: Document) -> None:
+        """What is said of a commit need not be asked again file by file."""
+        said = _parse(document)
+        if question.kind == "description" and isinstance(said, dict) and not ref.is_pinned:
+            commit = said.get("sha")
+            if isinstance(commit, str) and is_commit(commit):
+                self._room.freshness.note(ref, commit)
+        if (
+            question.kind in ("tree", "paths", "pages")
+            and ref.is_pinned
+            and ref.revision
+            and isinstance(said, list)
+        ):
+            for row in said:
+                located = _locate(ref.revision, row)
+                if located is not None:
+                    self._room.known.note(ref.name, located)
+
+    # -- made from what is here
+
+    async def _answer_offline(self, question: Question, rights: Caller) -> Answered:
+        made = await self._make(question, rights)
+        if made is not None:
+            return replace(made, is_stale=False)
+        ref = question.ref
+        if ref is None or question.kind in _ORIGINS_OWN:
+            return Answered(refusal(504, "", "only the origin knows that, and this server is offline"))
+        code = "RevisionNotFound" if ref.revision else "RepoNotFound"
+        status = 404
+        return Answered(refusal(status, code, f"{ref} is not in this cache, and the server is offline"))
+
+    async def _make(self, question: Question, rights: Caller) -> Answered | None:
+        """The answer as our records have it; None: they cannot answer it, or not to this caller."""
+        ref = question.ref
+        if ref is None or question.kind in _ORIGINS_OWN:
+            return None
+        what = f"reading the record of {ref.name}"
+        record, refs = await self._parts.pool.run(what, self._find_record, ref)
+        if record is None or not self._may_see(record, ref, rights):
+            return None
+        document = _make(question, record, refs)
+        return None if document is None else Answered(document, is_stale=True)
+
+    def _find_record(self, ref: ModelRef) -> tuple[SnapshotRecord | None, dict[str, str]]:
+        commit = self._room.find_commit(ref)
+        record = None if commit is None else self._parts.records.find(ref, commit)
+        return record, read_refs(self._parts.layout.repository(ref))
+
+    def _may_see(self, record: SnapshotRecord, ref: ModelRef, rights: Caller) -> bool:
+        is_ours = rights.hub_token is None and not rights.is_stranger
+        if record.is_public or (is_ours and record.is_read_by_server):
+            return True
+        return self._room.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
+
+
+def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:
+    manifest = record.manifest
+    if question.kind == "refs":
+        return list_refs(refs or dict.fromkeys(record.names, manifest.commit))
+    if not record.is_listed_by_origin:
+        return None  # only some of its files are known
+    if question.kind == "description":
+        return describe(manifest, question.has_blobs)
+    if question.kind == "paths":
+        return list_paths(manifest, question.paths)
+    if question.kind == "tree":
+        made = list_tree(manifest, question.folder, question.is_recursive)
+        absent = f"{question.folder} does not exist in this revision"
+        return made or refusal(404, "EntryNotFound", absent, manifest.commit)
+    return None
+
+
+def _without_xet(document: Document) -> Document:
+    """The same without Xet ids: whoever sees them gets the bytes elsewhere."""
+    if b'"xetHash"' not in document.body:
+        return document
+    said = _parse(document)
+    rows = said if isinstance(said, list) else []
+    for row in rows:
+        if isinstance(row, dict):
+            row.pop("xetHash", None)
+    body = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    return replace(document, body=body) if rows else document
+
+
+def _parse(document: Document) -> Any:
+    try:
+        return json.loads(document.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _locate(commit: str, row: Any) -> Located | None:
+    """The file in a row of a tree; None for a folder, and for what cannot be used."""
+    try:
+        if row["type"] != "file":
+            return None
+        lfs = row.get("lfs")
+        digest = Digest(DigestKind.SHA256, lfs["oid"]) if lfs else Digest(DigestKind.GIT_BLOB, row["oid"])
+        size = row["size"]
+        if not isinstance(size, int) or isinstance(size, bool):
+            return None
+        return Located(commit, FileEntry(row["path"], size, digest, str(row["oid"])), digest.value)
+    except (MxError, KeyError, TypeError, AttributeError):
+        return None

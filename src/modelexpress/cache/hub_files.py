@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single files for clients of a Hub: found by at most one question, read while they arrive, kept as blobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from modelexpress.cache.access import Access, get_provider, is_outage
+from modelexpress.cache.asking import Asking
+from modelexpress.cache.flights import FlightKey, Flights, PullState
+from modelexpress.cache.freshness import Freshness
+from modelexpress.cache.hub_known import FileKey, KnownFiles
+from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.pull import PullRequest
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.errors import Cancelled, MxError, Unreachable, Unsupported
+from modelexpress.domain.held import Pulled
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, refusal
+from modelexpress.domain.inventory import ModelKey
+from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
+from modelexpress.domain.refs import ModelRef, is_commit, shown
+from modelexpress.domain.selection import ALL_FILES, is_ancillary
+from modelexpress.providers import HubProvider
+from modelexpress.store.offers import Offer, Standing, offer_id_of
+from modelexpress.store.records import SnapshotRecord
+from modelexpress.store.survey import is_untouched, place_of
+
+DEFAULT_BRANCH = "main"
+_REFUSED = frozenset({401, 403})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file that its caller may have. `offer`: its bytes, here or arriving; None: not asked for.
+
+    `is_stale`: the origin did not answer, so this is what the revision was when it was last asked.
+    """
+
+    located: Located
+    offer: Offer | None = None
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What this cache knows of a file by itself."""
+
+    commit: str | None = None
+    record: SnapshotRecord | None = None
+    entry: FileEntry | None = None
+
+    @property
+    def located(self) -> Located | None:
+        """The file as the origin would name it; None where only the origin knows that."""
+        digest = None if self.entry is None else self.entry.digest
+        if self.commit is None or self.entry is None or digest is None:
+            return None
+        is_named = digest.kind is not DigestKind.LOCAL_SHA256
+        return Located(self.commit, self.entry, digest.value) if is_named else None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the commit has no such file."""
+        return self.entry is None and self.record is not None and self.record.is_listed_by_origin
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its bytes are here."""
+        return self.record is not None and self.entry is not None and self.entry.path in self.record.held
+
+    @property
+    def is_public(self) -> bool:
+        """Whether anybody may read it, as far as anybody knew last."""
+        return self.record is not None and self.record.is_public
+
+
+@dataclass(frozen=True)
+class HubRoom:
+    """What the rooms of the Hub share: who may read, what is fresh, what is known, what is being asked."""
+
+    parts: CacheParts
+    access: Access
+    freshness: Freshness
+    flights: Flights
+    find_commit: Callable[[ModelRef], str | None]
+    pull: Callable[[PullRequest, PullState], Awaitable[Pulled]]
+    prefetch: Callable[[ModelRef, str, Caller], None] | None = None
+    known: KnownFiles = field(default_factory=KnownFiles)
+    asking: Asking = field(default_factory=Asking)
+
+    def provider(self, ref: ModelRef) -> HubProvider:
+        """The Hub of `ref`."""
+        provider = get_provider(self.parts.providers, ref)
+        if not hasattr(provider, "look_up"):
+            raise Unsupported(f"provider {ref.provider.value} is no Hub")
+        return provider  # type: ignore[return-value]
+
+
+class HubFiles:
+    """Finds and opens files. All calls may run at once."""
+
+    def __init__(self, room: HubRoom) -> None:
+        self._room = room
+        self._parts = room.parts
+        self._refusals: dict[tuple[str, ModelRef, str], tuple[Document, float]] = {}
+
+    async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
+        """The file of what `ref` means now, or a refusal as the origin would have it.
+
+        Costs at most one question at the origin, which is at the same time the question whether the
+        caller may read it. Raises Limited, Unreachable, Corrupt, Invalid for a loop, Forbidden by our policy.
+        """
+        check_path(path)
+        rights, repository = self._room.access.identify(caller, ref), ModelRef(ref.provider, ref.name)
+        here = await self._parts.pool.run(f"looking for {ref}", self._find_here, ref, path)
+        if self._parts.is_offline:
+            return self._answer_offline(here, ref, path, rights)
+        fresh = self._room.freshness.recall(ref, here.commit)
+        if fresh is not None and self._room.access.recall(rights, repository):
+            answer = self._recall(ref.name, fresh.commit, path, here)
+            if answer is not None:
+                return HubFile(answer, is_stale=fresh.is_stale) if isinstance(answer, Located) else answer
+        refused = self._recall_refusal(rights, ref, path)
+        if refused is not None:
+            return refused
+        wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
+        return await self._ask(wanted, ref, path, rights, here)
+
+    async def open(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
+        """The same, with its bytes: those that are here, or those of a pull that begins now."""
+        found = await self.find(ref, path, caller)
+        if isinstance(found, Document):
+            return found
+        located, pinned = found.located, ref.at(found.located.commit)
+        revision, rights = ref.revision or DEFAULT_BRANCH, self._room.access.identify(caller, ref)
+        async with self._parts.leases.held(_model(ref), "read by a client of the Hub"):
+            offer = await self._find_standing(pinned, located)
+            outcome = "stale" if found.is_stale else "hit"
+            if offer is None:
+                outcome, offer = await self._begin(pinned, revision, located, rights)
+        self._parts.meter.count("mx_hub_files_total", outcome=outcome)
+        if outcome == "miss" and self._room.prefetch is not None:
+            self._room.prefetch(pinned, revision, rights)
+        return HubFile(located, offer, found.is_stale)
+
+    # -- what is known here
+
+    def _find_here(self, ref: ModelRef, path: str) -> Here:
+        commit = self._room.find_commit(ref)
+        if commit is None:
+            return Here()
+        record = self._parts.records.find(ref, commit)
+        files = () if record is None else record.manifest.files
+        return Here(commit, record, next((entry for entry in files if entry.path == path), None))
+
+    def _recall(self, name: str, commit: str, path: str, here: Here) -> Located | Document | None:
+        """What is known of a file of a commit; None: the origin has to be asked."""
+        key = FileKey(name, commit, path)
+        if here.commit == commit and here.located is not None:
+            return here.located
+        known = self._room.known.find(key)
+        if known is not None:
+            return known
+        if self._room.known.is_absent(key) or (here.commit == commit and here.is_absent):
+            return _absent(path, commit)
+        return None
+
+    def _answer_alone(
+        self, here: Here, ref: ModelRef, path: str, rights: Caller
+    ) -> HubFile | Document | None:
+        """What can be said without the origin, as it was when it was last asked; None: nothing."""
+        if here.commit is None or not self._may_read_alone(here, ref, rights):
+            return None
+        known = self._recall(ref.name, here.commit, path, here)
+        return HubFile(known, is_stale=True) if isinstance(known, Located) else known
+
+    def _answer_offline(self, here: Here, ref: ModelRef, path: str, rights: Caller) -> HubFile | Document:
+        """Exactly what is here, or why it cannot be had of a server that asks no origin."""
+        answer = self._answer_alone(here, ref, path, rights)
+        if isinstance(answer, Document) or (answer is not None and here.is_held):
+            return answer
+        if here.commit is None:
+            code, what = ("RevisionNotFound", str(ref)) if ref.revision else ("RepoNotFound", ref.name)
+            return refusal(404, code, f"{what} is not in this cache, and the server is offline")
+        if answer is None and (here.is_held or here.is_absent):
+            return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
+        return refusal(504, "", f"{path} of {ref} is not in this cache, and the server is offline")
+
+    def _may_read_alone(self, here: Here, ref: ModelRef, rights: Caller) -> bool:
+        """Whether a caller may have what is here while nobody can be asked."""
+        is_ours = rights.hub_token is None and not rights.is_stranger
+        if here.is_public or (is_ours and here.record is not None and here.record.is_read_by_server):
+            return True
+        return self._room.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
+
+    # -- asking
+
+    async def _ask(
+        self, wanted: ModelRef, ref: ModelRef, path: str, rights: Caller, here: Here
+    ) -> HubFile | Document:
+        alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
+        seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
+        provider = self._room.provider(ref)
+        try:
+            key = (rights.fingerprint, wanted, path)
+            answer = await self._room.asking.once(
+                key, lambda: provider.look_up(wanted, path, rights), seconds
+            )
+        except MxError as error:
+            if alone is None or not is_outage(error):
+                raise
+            _log.debug("%s: answered from here, %s", ref, error)
+            if not ref.is_pinned:
+                freshness.note(ref, None)
+            return alone
+        self._learn(ref, path, rights, answer)
+        return HubFile(answer) if isinstance(answer, Located) else answer
+
+    def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
+        room, repository = self._room, ModelRef(ref.provider, ref.name)
+        if isinstance(answer, Located):
+            room.known.note(ref.name, answer)
+            # Of a gated model everybody may read the description: that proves nothing about the rest.
+            if not is_ancillary(path):
+                room.access.note(rights, repository, is_allowed=True)
+        elif answer.status in _REFUSED:
+            room.access.note(rights, repository, is_allowed=False)
+            self._remember_refusal(rights, ref, path, answer)
+        commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
+        if not is_commit(commit):
+            return
+        if not ref.is_pinned:
+            room.freshness.note(ref, commit)
+        if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
+            room.known.note_absent(FileKey(ref.name, commit, path))
+
+    def _remember_refusal(self, rights: Caller, ref: ModelRef, path: str, answer: Document) -> None:
+        now = self._parts.clock.monotonic()
+        self._refusals = {key: kept for key, kept in self._refusals.items() if kept[1] > now}
+        until = now + self._room.access.denied_seconds
+        self._refusals[rights.fingerprint, ref, path] = (answer, until)
+
+    def _recall_refusal(self, rights: Caller, ref: ModelRef, path: str) -> Document | None:
+        known = self._refusals.get((rights.fingerprint, ref, path))
+        return known[0] if known is not None and known[1] > self._parts.clock.monotonic() else None
+
+    # -- bytes
+
+    async def _find_standing(self, ref: ModelRef, located: Located) -> Offer | None:
+        what = f"looking for {shown(located.entry.path)}"
+        found = await self._parts.pool.run(what, self._find_standing_blocking, ref, located)
+        if found is None:
+            return None
+        record, entry, standing = found
+        self._parts.leases.give_addresses(record.manifest)
+        await self._parts.holdings.touch(self._parts.holding(record))
+        return self._parts.offers.stand(ref.name, located.commit, entry, standing)
+
+    def _find_standing_blocking(
+        self, ref: ModelRef, located: Located
+    ) -> tuple[SnapshotRecord, FileEntry, Standing] | None:
+        repository, path = self._parts.layout.repository(ref), located.entry.path
+        record = self._parts.records.find(ref, located.commit)
+        held = None if record is None else record.held.get(path)
+        if record is None or held is None:
+            return None
+        entry = next(entry for entry in record.manifest.files if entry.path == path)
+        place = place_of(repository, record, entry)
+        if entry.digest is None or not _is_same(entry, located) or not is_untouched(place, entry, held):
+            return None
+        standing = Standing(place, held.mtime_ns, self._parts.layout.digest_list(entry.digest))
+        return record, entry, standing
+
+    async def _begin(
+        self, ref: ModelRef, revision: str, located: Located, rights: Caller
+    ) -> tuple[str, Offer]:
+        """The bytes of a running pull, whosever it is, or of one of this file alone."""
+        offer_id = offer_id_of(ref.name, located.commit, located.entry)
+        running = self._parts.offers.find(offer_id)
+        if running is not None and running.holders:
+            return "joined", running
+        request = PullRequest(ref, located.commit, ALL_FILES, rights, False, single=located.entry)
+        key = FlightKey(
+            ref.provider, ref.name, located.commit, f"file:{located.entry.path}", rights.fingerprint
+        )
+        task, state = self._room.flights.join(key, revision, lambda state: self._room.pull(request, state))
+        listed = asyncio.ensure_future(state.listed.wait())
+        try:
+            await asyncio.wait({listed, task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            listed.cancel()
+        offer = self._parts.offers.find(offer_id)
+        if offer is not None and (not task.done() or isinstance(offer.state, Standing)):
+            return "miss", offer
+        if task.cancelled():
+            raise Cancelled(f"the pull of {shown(located.entry.path)} was stopped: {state.cancel_reason}")
+        if task.done():
+            task.result()  # raises what went wrong
+        standing = await self._find_standing(ref, located)
+        if standing is None:
+            raise Unreachable(f"{shown(located.entry.path)} was removed right after it came; ask again")
+        return "miss", standing
+
+
+def _model(ref: ModelRef) -> ModelKey:
+    return ModelKey.of(ref.provider, ref.name)
+
+
+def _is_same(entry: FileEntry, located: Located) -> bool:
+    return located.entry.digest in (None, entry.digest) and located.entry.size == entry.size
+
+
+def _absent(path: str, commit: str) -> Document:
+    return refusal(404, "EntryNotFound", f"{path} does not exist in this revision", commit)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Hub says: documents of its API, where a file of a revision is, and its refusals. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelexpress.domain.manifest import DigestKind, FileEntry
+
+ERROR_CODE = "X-Error-Code"
+ERROR_MESSAGE = "X-Error-Message"
+COMMIT = "X-Repo-Commit"
+
+REPOSITORY_TYPES = ("models", "datasets", "spaces")
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRequest:
+    """A question to a Hub's API. `path`: below its address, quoted; `body` is sent by POST."""
+
+    path: str
+    query: str = ""
+    body: bytes | None = None
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An answer of a Hub, or its refusal (a status of 400 or more): the headers that clients rely on."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says no."""
+        return self.status >= 400
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """One file of a revision. `etag`: how the Hub names this version, without quotes."""
+
+    commit: str
+    entry: FileEntry
+    etag: str
+
+
+def api_path(name: str) -> str:
+    """Where a Hub's API has a repository: `models/org/name`, `datasets/org/name`."""
+    return name if is_typed(name) else f"models/{name}"
+
+
+def is_typed(name: str) -> bool:
+    """Whether a name is that of a dataset or a space: `datasets/org/name`."""
+    return name.startswith(("datasets/", "spaces/"))
+
+
+def lfs_pointer(entry: FileEntry) -> bytes | None:
+    """What git itself holds of a large file; None for a file that it holds whole."""
+    if entry.digest is None or entry.digest.kind is not DigestKind.SHA256:
+        return None
+    said = f"version https://git-lfs.github.com/spec/v1\noid sha256:{entry.digest.value}\nsize {entry.size}\n"
+    return said.encode()
+
+
+def git_id(entry: FileEntry) -> str | None:
+    """The git id of a file, or of its pointer; None where that cannot be known."""
+    if entry.blob_id is not None:
+        return entry.blob_id
+    pointer = lfs_pointer(entry)
+    if pointer is not None:
+        return hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
+    is_git = entry.digest is not None and entry.digest.kind is DigestKind.GIT_BLOB
+    return entry.digest.value if is_git and entry.digest is not None else None
+
+
+def refusal(status: int, code: str, message: str, commit: str | None = None) -> Document:
+    """A no in the Hub's own words; `code` empty: none of those that clients know."""
+    headers = {ERROR_MESSAGE: message}
+    if code:
+        headers[ERROR_CODE] = code
+    if commit is not None:
+        headers[COMMIT] = commit
+    return Document(status, headers)

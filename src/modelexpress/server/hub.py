@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Hub endpoint: what clients of a Hugging Face Hub ask, answered from this cache as the Hub would."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from modelexpress.cache.hub_documents import Question
+from modelexpress.cache.hub_files import HubFile
+from modelexpress.domain.caller import Caller
+from modelexpress.domain.errors import Invalid, Limited, MxError
+from modelexpress.domain.hub import (
+    COMMIT,
+    ERROR_CODE,
+    ERROR_MESSAGE,
+    Document,
+    DocumentRequest,
+    lfs_pointer,
+    refusal,
+)
+from modelexpress.domain.meter import Meter
+from modelexpress.server.file_answers import Face, FileSender
+from modelexpress.server.http_status import COMMON_HEADERS, Refusal
+from modelexpress.server.hub_paths import FileAddress, Refused, read_file_address, read_question
+from modelexpress.server.port import ServedHubDocuments, ServedHubFiles
+
+STALE_HEADER = "MX-Stale"
+
+_MOST_BODY_BYTES = 1024 * 1024
+_BODY_SECONDS = 10.0
+_MOST_HOPS = 8
+_GONE = 410
+_TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel="?next"?')
+_AGAIN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """How the endpoint behaves. `instance`: this process in Via headers; `public_url`: how clients reach it.
+
+    `allowed_hosts`: names by which it may be asked; empty: any. `passes_through`: whether what it does not
+    know of the API is asked at the origin, with the caller's own token.
+    """
+
+    instance: str = ""
+    public_url: str | None = None
+    allowed_hosts: frozenset[str] = frozenset()
+    passes_through: bool = False
+
+
+class Crossing:
+    """Calls from the data plane's loop into the one on which it was made, where everything is decided."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, make: Callable[..., Coroutine[Any, Any, T]], *arguments: object) -> T:
+        """What `make` returns there. Whoever is cancelled here cancels it there."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(make(*arguments), self._loop))
+
+
+class HubService:
+    """Answers every path that is not ours. Belongs to the data plane's loop."""
+
+    def __init__(
+        self,
+        files: ServedHubFiles,
+        documents: ServedHubDocuments,
+        crossing: Crossing,
+        sender: FileSender,
+        options: HubOptions,
+        meter: Meter,
+    ) -> None:
+        self._files = files
+        self._documents = documents
+        self._crossing = crossing
+        self._sender = sender
+        self._options = options
+        self._meter = meter
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer of a Hub, a refusal in its words too."""
+        kind, code = "other", "left"
+        try:
+            self._check(request)
+            kind, answer = await self._route(request)
+            code = str(answer.status)
+            return answer
+        except Refused as refused:
+            code = str(refused.document.status)
+            return self._say(request, refused.document)
+        except Refusal as error:
+            code = str(error.status)
+            return self._say(request, refusal(error.status, "", error.error.message))
+        except MxError as error:
+            document = _refusal_of(error)
+            code = str(document.status)
+            _log.info("%s: %s", error.code, error.message)
+            return self._say(request, document)
+        finally:
+            self._meter.count("mx_hub_requests_total", kind=kind, code=code)
+
+    def _check(self, request: web.BaseRequest) -> None:
+        via = _via(request)
+        ours = f"modelexpress-{self._options.instance}"
+        if any(hop.rpartition(" ")[2] == ours for hop in via) or len(via) > _MOST_HOPS:
+            raise Invalid(
+                "this server is asked by itself: set origin.endpoint (or HF_ENDPOINT of the server) to where "
+                "models are published",
+                is_loop=True,
+            )
+        host = request.headers.get("Host", "")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if not _HOST.fullmatch(host):
+            raise Refused(refusal(400, "", "the Host header is not the name of a host"))
+        if self._options.allowed_hosts and name.lower() not in self._options.allowed_hosts:
+            raise Refused(refusal(421, "", "this server has another name (server.allowed_hosts)"))
+
+    async def _route(self, request: web.BaseRequest) -> tuple[str, web.StreamResponse]:
+        raw_path, caller = request.rel_url.raw_path, _caller(request)
+        is_read = request.method in ("GET", "HEAD")
+        address = read_file_address(raw_path) if is_read else None
+        if address is not None:
+            return "raw" if address.is_raw else "resolve", await self._answer_file(request, address, caller)
+        if raw_path.startswith("/api/telemetry"):
+            return "other", self._say(request, Document(200))  # nothing of it goes on
+        if is_read or "/paths-info/" in raw_path:
+            question = await self._read_question(request)
+            if question is not None:
+                answered = await self._crossing.call(self._documents.get, question, caller)
+                return "api", self._say(request, answered.document, answered.is_stale)
+        if not is_read:
+            raise Refused(refusal(405, "", "this is a cache to read from: write to the Hub itself"))
+        raise Refused(refusal(404, "", "this server does not answer that; ask the Hub itself"))
+
+    # -- files
+
+    async def _answer_file(
+        self, request: web.BaseRequest, address: FileAddress, caller: Caller
+    ) -> web.StreamResponse:
+        is_body = request.method == "GET" and not address.is_raw
+        found = await self._crossing.call(
+            self._files.open if is_body else self._files.find, address.ref, address.path, caller
+        )
+        if isinstance(found, Document):
+            return self._say(request, found)
+        pointer = lfs_pointer(found.located.entry) if address.is_raw else None
+        if pointer is not None:
+            document = Document(200, {"Content-Type": "text/plain; charset=utf-8"}, pointer)
+            return self._say(request, document, found.is_stale)
+        if request.method == "HEAD":
+            return await self._sender.answer_head(request, _face(found))
+        if found.offer is None:
+            found = await self._reopen(address, caller)
+        try:
+            return await self._send(request, found)
+        except Refusal as error:
+            if error.status != _GONE:
+                raise
+            # It was removed between being found and being opened: it is fetched again.
+            return await self._send(request, await self._reopen(address, caller))
+
+    async def _reopen(self, address: FileAddress, caller: Caller) -> HubFile:
+        found = await self._crossing.call(self._files.open, address.ref, address.path, caller)
+        if isinstance(found, Document):
+            raise Refused(found)
+        return found
+
+    async def _send(self, request: web.BaseRequest, found: HubFile) -> web.StreamResponse:
+        assert found.offer is not None
+        if found.is_stale:
+            self._meter.count("mx_hub_stale_answers_total")
+        return await self._sender.answer(request, found.offer, _face(found))
+
+    # -- documents
+
+    async def _read_question(self, request: web.BaseRequest) -> Question | None:
+        raw_path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+        if not raw_path.startswith("/api/"):
+            return None
+        body = await _read_body(request) if request.method == "POST" else None
+        question = read_question(raw_path, query, body, request.headers.get("Content-Type", "")[:200])
+        if question is None and self._options.passes_through and body is None:
+            return Question("other", DocumentRequest(raw_path.removeprefix("/"), query))
+        return question
+
+    def _say(self, request: web.BaseRequest, document: Document, is_stale: bool = False) -> web.Response:
+        headers = {**COMMON_HEADERS, **{name: _plain(text) for name, text in document.headers.items()}}
+        link = headers.pop("Link", None)
+        following = None if link is None else _NEXT.search(link)
+        if following is not None:
+            headers["Link"] = f'<{self._here(request, following[1])}>; rel="next"'
+        if is_stale:
+            headers[STALE_HEADER] = "true"
+            self._meter.count("mx_hub_stale_answers_total")
+        body = document.body
+        if document.is_refusal and not body:
+            body = _error_body(document)
+            headers["Content-Type"] = "application/json; charset=utf-8"
+        return web.Response(status=document.status, body=body, headers=headers)
+
+    def _here(self, request: web.BaseRequest, address: str) -> str:
+        """An address of the origin as one of ours."""
+        parts = urlsplit(address)
+        base = self._options.public_url or f"http://{request.headers['Host']}"
+        return base.rstrip("/") + _plain(parts.path + (f"?{parts.query}" if parts.query else ""))
+
+
+def _face(found: HubFile) -> Face:
+    located = found.located
+    headers = {COMMIT: located.commit}
+    if lfs_pointer(located.entry) is not None:
+        headers |= {"X-Linked-Etag": f'"{located.etag}"', "X-Linked-Size": str(located.entry.size)}
+    if found.is_stale:
+        headers[STALE_HEADER] = "true"
+    return Face(f'"{located.etag}"', located.entry.size, headers)
+
+
+def _caller(request: web.BaseRequest) -> Caller:
+    said, via = request.headers.get("Authorization"), _via(request)
+    if said is None:
+        return Caller(is_stranger=True, via=via)
+    scheme, _, token = said.partition(" ")
+    if scheme.lower() != "bearer" or not _TOKEN.fullmatch(token.strip()):
+        raise Refused(refusal(401, "", "Invalid credentials in Authorization header"))
+    return Caller(token.strip(), via=via)
+
+
+def _via(request: web.BaseRequest) -> tuple[str, ...]:
+    said = ",".join(request.headers.getall("Via", []))
+    return tuple(_plain(hop.strip()) for hop in said.split(",") if hop.strip())
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    pieces, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for piece in request.content.iter_any():
+                size += len(piece)
+                if size > _MOST_BODY_BYTES:
+                    raise Refused(refusal(413, "", f"a question has at most {_MOST_BODY_BYTES} bytes"))
+                pieces.append(piece)
+    except TimeoutError:
+        raise Refused(refusal(408, "", "the question did not come in time")) from None
+    return b"".join(pieces)
+
+
+def _refusal_of(error: MxError) -> Document:
+    if isinstance(error, Invalid) and error.is_loop:
+        return refusal(508, "", error.message)
+    if isinstance(error, Limited):
+        document = refusal(429, "", error.message)
+        seconds = max(math.ceil(error.retry_after_seconds or _AGAIN_SECONDS), 1)
+        return Document(429, {**document.headers, "Retry-After": str(seconds)})
+    answer = Refusal(error)
+    return refusal(answer.status, "", error.message)
+
+
+def _error_body(document: Document) -> bytes:
+    text = document.headers.get(ERROR_MESSAGE) or document.headers.get(ERROR_CODE, "refused")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{{"error":"{_plain(escaped)}"}}'.encode()
+
+
+def _plain(text: str) -> str:
+    """What may stand in a header, whatever was asked for."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may read through the Hub endpoint: the caller's own token decides, whatever is here already."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.asking import Answer, Asker
+from tests.support.house import House, open_house
+
+from modelexpress.client import AsyncClient
+from modelexpress.domain.errors import Forbidden, MxError
+from modelexpress.testing.hub import LocalHub, Repository
+from modelexpress.testing.hub.models import tiny_files, tiny_model
+
+LARGE, SMALL = "model.safetensors", "config.json"
+GATED, PRIVATE, OPEN = "demo/gated", "demo/private", "demo/tiny"
+FILES = tiny_files()
+SERVICE = "our-own-service-token"
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[LocalHub]:
+    gated, private = Repository(GATED, is_gated=True), Repository(PRIVATE, is_private=True)
+    for repository in (gated, private):
+        repository.commit(FILES)
+    async with LocalHub([tiny_model(OPEN), gated, private]) as hub:
+        hub.grant("hf_member", GATED, PRIVATE)
+        hub.grant("hf_other")
+        hub.grant("hf_server", GATED, PRIVATE)
+        yield hub
+
+
+@pytest.fixture
+async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+    """A server that remembers permissions for five minutes, and refusals not at all."""
+    async with open_house(hub, tmp_path, origin__revalidate=60, access__denied_ttl=0) as house:
+        yield house
+
+
+def path_of(name: str, file: str = LARGE, kind: str = "resolve") -> str:
+    return f"/{name}/{kind}/main/{file}"
+
+
+async def read(house: House, name: str, token: str | None, file: str = LARGE) -> Answer:
+    return await Asker(house.hub_endpoint, token).get(path_of(name, file))
+
+
+@pytest.mark.parametrize("name", [GATED, PRIVATE])
+@pytest.mark.parametrize("token", [None, "hf_other", "hf_unknown"], ids=["none", "another's", "unknown"])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+async def test_without_a_token_that_may_read_it_nothing_is_had(
+    house: House, name: str, token: str | None, is_warm: bool
+) -> None:
+    if is_warm:
+        assert (await read(house, name, "hf_member")).body == FILES[LARGE]
+        await house.settle()
+    origin = Asker(house.hub.endpoint, token)
+    paths = [
+        path_of(name), path_of(name, SMALL), path_of(name, kind="raw"), path_of(name, "nothing"),
+        f"/api/models/{name}/tree/main", f"/api/models/{name}/auth-check", f"/api/models/{name}",
+        f"/api/models/{name}/revision/main",
+    ]  # fmt: skip
+    for path in paths:
+        for method in ("HEAD", "GET"):
+            ours = await Asker(house.hub_endpoint, token).ask(method, path)
+            theirs = await origin.ask(method, path)
+            assert (ours.status, ours.code) == (theirs.status, theirs.code), (method, path)
+            assert FILES[LARGE] not in ours.body and FILES[SMALL] not in ours.body
+
+
+async def test_one_question_for_many_reads_with_one_token(house: House) -> None:
+    ask = Asker(house.hub_endpoint, "hf_member")
+    await ask.get(path_of(GATED))
+    await house.settle()
+    house.hub.log.clear()
+
+    for _ in range(3):
+        assert (await ask.get(path_of(GATED))).body == FILES[LARGE]
+    assert house.hub.log.requests == []
+    await Asker(house.hub_endpoint, "hf_server").get(path_of(GATED))
+    assert [(r.kind, r.method, r.token) for r in house.hub.log.requests] == [("resolve", "HEAD", "hf_server")]
+
+
+async def test_a_revoked_token_reads_nothing_once_its_permission_is_over(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60, access__granted_ttl=1) as house:
+        assert (await read(house, GATED, "hf_member")).status == 200
+        await house.settle()
+        hub.revoke("hf_member")
+        while (await read(house, GATED, "hf_member")).status == 200:
+            pass
+        refused = await read(house, GATED, "hf_member")
+        house.hub.log.clear()
+        again = await read(house, GATED, "hf_member")
+
+    assert refused.status == again.status == 401 and FILES[LARGE] not in again.body
+    assert house.hub.log.requests == [], "a refusal is remembered too"
+
+
+async def test_a_token_goes_to_the_origin_alone_and_is_kept_nowhere(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for file in (LARGE, SMALL):
+        await read(house, GATED, "hf_member", file)
+    await read(house, GATED, "hf_unknown")
+    await house.settle()
+
+    elsewhere = [r for r in house.hub.log.requests if r.path.startswith("/cdn")]
+    assert elsewhere and all(request.token is None for request in elsewhere)
+    kept = b"".join(path.read_bytes() for path in house.root.parent.rglob("*") if path.is_file())
+    assert b"hf_member" not in kept and "hf_member" not in caplog.text and "hf_unknown" not in caplog.text
+
+
+async def test_what_is_public_is_everybodys_and_the_servers_token_stays_here(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, outgoing_env={"HF_TOKEN": "hf_server"}) as house:
+        assert (await read(house, OPEN, None)).body == FILES[LARGE]
+        assert (await read(house, GATED, None)).status == 401
+
+    assert {request.token for request in hub.log.requests} == {None}
+
+
+async def test_what_the_servers_own_token_brought_is_nobody_elses(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path, outgoing_env={"HF_TOKEN": "hf_server"}) as house:
+        async with house.client(tmp_path / "mine") as client:
+            await client.pull(GATED)
+        assert (await read(house, GATED, None)).status == 401
+        assert (await read(house, GATED, "hf_other")).status == 403
+        hub.log.clear()
+        assert (await read(house, GATED, "hf_member")).body == FILES[LARGE]
+
+    assert hub.log.of("body") == []
+
+
+@pytest.mark.parametrize("how", ["pulled", "streamed"])
+async def test_what_a_callers_token_brought_here_is_not_to_be_had_over_grpc(
+    house: House, tmp_path: Path, how: str
+) -> None:
+    async with house.client(tmp_path / "member", hub_token="hf_member") as client:
+        await client.pull(GATED)
+    for token in (None, "hf_other"):
+        client = house.client(tmp_path / f"by {token}", hub_token=token)
+        async with client:
+            with pytest.raises(MxError):
+                await _read_by(client, how)
+    assert not list((tmp_path / "by hf_other").rglob("*.safetensors"))
+
+
+async def _read_by(client: AsyncClient, how: str) -> None:
+    if how == "pulled":
+        await client.pull(GATED)
+    else:
+        await client.pull_into(GATED, lambda files: {file.path: bytearray(file.size) for file in files})
+
+
+async def test_equal_bytes_in_a_repository_of_ones_own_open_no_other(house: House) -> None:
+    """A digest is no permission: who has the same file elsewhere still may not read it here."""
+    await read(house, GATED, "hf_member")
+    assert (await read(house, OPEN, "hf_other")).body == FILES[LARGE]
+    await house.settle()
+
+    refused = await read(house, GATED, "hf_other")
+
+    assert refused.status == 403 and refused.code == "GatedRepo"
+
+
+class TestPolicy:
+    @pytest.fixture
+    async def house(self, hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+        (tmp_path / "token").write_text(SERVICE + "\n")
+        settings = {
+            "access__service_token_file": str(tmp_path / "token"),
+            "access__service_models": "demo/gated",
+            "access__open_models": "demo/pri*",
+        }
+        env = {"HF_TOKEN": "hf_server"}
+        async with open_house(hub, tmp_path, outgoing_env=env, **settings) as house:
+            yield house
+
+    async def test_the_service_token_reads_its_models_and_never_leaves(self, house: House) -> None:
+        assert (await read(house, GATED, SERVICE)).body == FILES[LARGE]
+        other = await read(house, OPEN, SERVICE)
+        anywhere = await Asker(house.hub_endpoint, SERVICE).get("/api/whoami-v2")
+
+        assert other.status == 403 and "access.service_models" in other.headers["x-error-message"]
+        assert anywhere.status == 403
+        assert SERVICE not in {request.token for request in house.hub.log.requests}
+
+    async def test_the_service_token_does_the_same_over_grpc(self, house: House, tmp_path: Path) -> None:
+        async with house.client(tmp_path / "mine", hub_token=SERVICE) as client:
+            pulled = await client.pull(GATED)
+            assert (pulled.path / LARGE).read_bytes() == FILES[LARGE]
+            with pytest.raises(Forbidden, match="service_models"):
+                await client.pull(OPEN)
+        assert SERVICE not in {request.token for request in house.hub.log.requests}
+
+    async def test_open_models_are_everybodys(self, house: House) -> None:
+        for token in (None, "hf_other", "hf_unknown"):
+            assert (await read(house, PRIVATE, token)).body == FILES[LARGE]
+            tree = await Asker(house.hub_endpoint, token).get(f"/api/models/{PRIVATE}/tree/main")
+            assert tree.status == 200
+        assert (await read(house, GATED, None)).status == 401
+
+
+@pytest.mark.parametrize(
+    "said", ["Basic aGY6eA==", "Bearer", "Bearer a b", "Bearer h\u00e4", "Bearer " + "x" * 2000]
+)
+async def test_what_is_no_token_is_refused(house: House, said: str) -> None:
+    answer = await Asker(house.hub_endpoint).get(path_of(OPEN), Authorization=said)
+
+    assert answer.status == 401 and answer.headers["x-error-message"].startswith("Invalid credentials")

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Hub endpoint under hostile hands: every attack is refused, and the next honest request is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from tests.support.asking import Asker
+from tests.support.house import House, Origin, open_house
+from tests.support.proxy import closed_port
+
+from modelexpress.testing.hub import LocalHub
+from modelexpress.testing.hub.models import tiny_files
+
+NAME, LARGE, SMALL = "demo/tiny", "model.safetensors", "config.json"
+FILES = tiny_files()
+
+
+@pytest.fixture
+def ask(house: House) -> Asker:
+    return Asker(house.hub_endpoint)
+
+
+@pytest.fixture(autouse=True)
+async def is_unharmed(house: House, ask: Asker) -> AsyncIterator[None]:
+    """After whatever happened an honest client is served."""
+    yield
+    assert (await ask.get(f"/{NAME}/resolve/main/{SMALL}")).body == FILES[SMALL]
+    assert not (house.root.parent / "stolen").exists()
+
+
+async def talk(house: House, said: bytes, seconds: float = 10.0) -> bytes:
+    """What comes back to raw bytes, until the other side closes or says no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.data_port)
+    writer.write(said)
+    answer = b""
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(seconds):
+            while b"\r\n\r\n" not in answer:
+                piece = await reader.read(65536)
+                if not piece:
+                    break
+                answer += piece
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/demo/tiny/resolve/main/../../../../etc/passwd",
+        "/demo/tiny/resolve/main/..%2f..%2f..%2fetc%2fpasswd",
+        "/demo/tiny/resolve/main/%2e%2e/%2e%2e/etc/passwd",
+        "/demo/tiny/resolve/main//etc/passwd",
+        "/demo/tiny/resolve/main/%2fetc%2fpasswd",
+        "/demo/tiny/resolve/main/..%5c..%5cconfig.json",
+        "/demo/tiny/resolve/main/config.json%00.txt",
+        "/demo/tiny/resolve/..%2f..%2fowner/config.json",
+        "/demo/tiny/resolve/%2e%2e/config.json",
+        "/demo/tiny/resolve/refs%2f..%2f..%2fx/config.json",
+        "/demo/..%2ftiny/resolve/main/config.json",
+        "/../.mx/owner",
+        "/.mx/resolve/main/owner",
+        "/demo--tiny/resolve/main/config.json",
+        "/datasets/../demo/tiny/resolve/main/config.json",
+        "/api/models/..%2f..%2fwhoami-v2",
+        "/api/models/demo/tiny/tree/..%2f..%2f/x",
+        "/-/../demo/tiny",
+        "/-/blobs/..%2f..%2fowner",
+    ],
+)
+async def test_no_path_leads_out_of_its_place(house: House, ask: Asker, path: str) -> None:
+    before = len(house.hub.log.requests)
+    for method in ("GET", "HEAD"):
+        answer = await ask.ask(method, path)
+        assert answer.status in (400, 403, 404, 410), (path, answer)
+        assert b"root:" not in answer.body and FILES[SMALL] not in answer.body
+    asked = {request.path for request in house.hub.log.requests[before:]}
+    assert not any(".." in path or "\\" in path or "\0" in path for path in asked)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example/x",
+        b"a@evil.example",
+        b"evil example",
+        b"",
+        b"evil\texample",
+        b"x" * 300,
+        b"[::1",
+        b"h:99999999",
+    ],
+)  # fmt: skip
+async def test_a_host_that_is_none_is_refused(house: House, host: bytes) -> None:
+    said = b"GET /api/models/demo/tiny HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+
+    assert b" 400 " in (await talk(house, said)).partition(b"\r\n")[0]
+
+
+async def test_only_named_hosts_are_answered_where_names_are_given(hub: LocalHub, tmp_path: Path) -> None:
+    settings = {
+        "server__allowed_hosts": "models.example,127.0.0.1",
+        "server__public_url": "https://models.example",
+    }
+    async with open_house(hub, tmp_path / "named", **settings) as house:
+        ask = Asker(house.hub_endpoint)
+        assert (await ask.get("/api/models/demo/tiny")).status == 200
+        assert (await ask.get("/api/models/demo/tiny", Host="models.example:443")).status == 200
+        assert (await ask.get("/api/models/demo/tiny", Host="evil.example")).status == 421
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/demo/tiny/resolve/main/x%0d%0aSet-Cookie:%20a=b",
+        "/demo/tiny/resolve/main%0d%0aX-Repo-Commit:%20evil/config.json",
+        "/demo/x%0d%0a%0d%0a<script>/resolve/main/config.json",
+        "/api/models/demo/tiny/revision/x%0d%0aEvil:%201",
+        "/api/models/demo/%0aEvil:1",
+    ],
+)
+async def test_nothing_that_is_asked_splits_an_answer(ask: Asker, path: str) -> None:
+    for method in ("GET", "HEAD"):
+        answer = await ask.ask(method, path)
+        assert answer.status in (400, 404)
+        assert not {"set-cookie", "evil"} & answer.headers.keys()
+        assert "evil" not in answer.headers.get("x-repo-commit", "")
+
+
+async def test_a_thousand_ranges_are_one_answer(house: House, ask: Asker) -> None:
+    await ask.get(f"/{NAME}/resolve/main/{LARGE}")
+    bomb = "bytes=" + ",".join(f"{n}-" for n in range(1000))
+
+    answer = await ask.get(f"/{NAME}/resolve/main/{LARGE}", Range=bomb)
+
+    assert answer.status == 200 and answer.body == FILES[LARGE]
+    huge = await ask.get(f"/{NAME}/resolve/main/{LARGE}", Range="bytes=" + "1," * 5000)
+    assert huge.status in (400, 431)
+
+
+@pytest.mark.parametrize("said", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b""])
+async def test_who_does_not_end_his_question_is_not_waited_for(
+    hub: LocalHub, tmp_path: Path, said: bytes
+) -> None:
+    async with open_house(hub, tmp_path / "quick", origin=Origin(silent_seconds=1.0)) as house:
+        reader, writer = await asyncio.open_connection("127.0.0.1", house.data_port)
+        began = time.monotonic()
+        writer.write(said)
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 20:
+                writer.write(b"a")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        if not await reader.read(1):
+                            break
+        writer.close()
+    assert time.monotonic() - began < 15
+
+
+async def test_a_question_too_long_or_too_many_paths_are_refused(ask: Asker) -> None:
+    path, kind = "/api/models/demo/tiny/paths-info/main", {"Content-Type": "application/json"}
+    long = json.dumps({"paths": ["x" * 1_100_000]})
+    many = json.dumps({"paths": ["x"] * 20_000})
+
+    assert (await ask.ask("POST", path, kind, long)).status == 413
+    assert (await ask.ask("POST", path, kind, many)).status == 400
+    for said in ("[", "[]", '{"paths": 5}', '{"paths": null}', "1" * 100, "[" * 100_000, "\u0000"):
+        assert (await ask.ask("POST", path, kind, said)).status == 400, said[:20]
+
+
+async def test_what_was_packed_small_is_not_unpacked(house: House, ask: Asker) -> None:
+    path = "/api/models/demo/tiny/paths-info/main"
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+    answer = await ask.ask("POST", path, headers, gzip.compress(b'{"paths": ["' + b"x" * 50_000_000 + b'"]}'))
+
+    assert answer.status == 400
+
+
+# -- where the origin is the enemy
+
+
+Answerer = Callable[[web.Request], web.StreamResponse]
+
+
+class HostileOrigin:
+    """A server that answers everything with what it is told."""
+
+    def __init__(self, answer: Answerer) -> None:
+        self._answer = answer
+        self.asked: list[web.Request] = []
+
+    async def __aenter__(self) -> HostileOrigin:
+        application = web.Application()
+        application.router.add_route("*", "/{tail:.*}", self._reply)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.endpoint = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _reply(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request)
+        return self._answer(request)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1:{port}/elsewhere", "http://localhost:1/x", "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.1/x", "http://[::1]/x", "file:///etc/passwd", "ftp://example.com/x", "http://0.0.0.0/x",
+        "//user:pass@127.0.0.1/x", "http://%31%32%37.0.0.1/x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["resolve", "api"])
+async def test_a_hostile_redirect_is_not_followed(
+    hub: LocalHub, tmp_path: Path, target: str, kind: str
+) -> None:
+    async with HostileOrigin(lambda _: web.Response(status=200, text="secret")) as other:
+        location = target.format(port=other.endpoint.rpartition(":")[2])
+        answerer = lambda _: web.Response(status=302, headers={"Location": location})  # noqa: E731
+        async with HostileOrigin(answerer) as origin:
+            # By another name than the target's: an origin's own machine is where it may lead.
+            named = origin.endpoint.replace("127.0.0.1", "localhost")
+            leading = Origin(named, redirect_hosts=())
+            async with open_house(hub, tmp_path / "led", origin=leading) as house:
+                ask = Asker(house.hub_endpoint, "hf_secret")
+                path = f"/{NAME}/resolve/main/{LARGE}" if kind == "resolve" else "/api/models/demo/tiny"
+                answer = await ask.get(path)
+        assert answer.status in (400, 403, 502) and b"secret" not in answer.body
+        assert other.asked == []
+
+
+async def test_bytes_are_not_fetched_where_the_origin_may_not_lead(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path / "led", origin=Origin(redirect_hosts=())) as house:
+        answer = await Asker(house.hub_endpoint).get(f"/{NAME}/resolve/main/{LARGE}")
+    assert answer.status == 403 and "redirect" in answer.headers["x-error-message"]
+    assert hub.log.of("body") == []
+
+
+async def test_redirects_end(hub: LocalHub, tmp_path: Path) -> None:
+    location = {"Location": f"/{NAME}/resolve/main/{LARGE}"}
+    async with (
+        HostileOrigin(lambda _: web.Response(status=302, headers=location)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        answer = await Asker(house.hub_endpoint).get(f"/{NAME}/resolve/main/{LARGE}")
+    assert answer.status == 403 and len(origin.asked) <= 6
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Repo-Commit": "main", "ETag": '"a"'},
+        {"X-Repo-Commit": "a" * 40},
+        {"X-Repo-Commit": "a" * 40, "ETag": '"a b\u00e4"', "X-Linked-Size": "5"},
+        {"X-Repo-Commit": "a" * 40, "ETag": '"a"', "X-Linked-Size": "-5"},
+        {"X-Repo-Commit": "a" * 40, "ETag": '"a"', "X-Linked-Size": "9" * 30},
+        {"X-Repo-Commit": "../../etc", "ETag": '"a"', "X-Linked-Size": "5"},
+    ],
+)
+async def test_an_origin_that_talks_nonsense_is_not_repeated(
+    hub: LocalHub, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    async with (
+        HostileOrigin(lambda _: web.Response(headers=headers)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        for method in ("HEAD", "GET"):
+            answer = await Asker(house.hub_endpoint).ask(method, f"/{NAME}/resolve/main/{LARGE}")
+            assert answer.status == 502 and "x-repo-commit" not in answer.headers
+
+
+async def test_an_endless_document_is_not_swallowed(hub: LocalHub, tmp_path: Path) -> None:
+    body = b"[" + b'"x",' * 20_000_000 + b"1]"
+    async with (
+        HostileOrigin(lambda _: web.Response(body=body)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        answer = await Asker(house.hub_endpoint).get("/api/models/demo/tiny/tree/main")
+    assert answer.status == 502
+
+
+# -- loops
+
+
+async def test_a_server_that_is_its_own_origin_says_so(hub: LocalHub, tmp_path: Path) -> None:
+    port = closed_port()
+    itself = Origin(f"http://127.0.0.1:{port}", data_port=port)
+    async with open_house(hub, tmp_path / "loop", origin=itself) as house:
+        ask = Asker(house.hub_endpoint)
+        for path in (
+            f"/{NAME}/resolve/main/{LARGE}",
+            "/api/models/demo/tiny",
+            "/api/models/demo/tiny/tree/main",
+        ):
+            answer = await ask.get(path)
+            assert answer.status == 508 and "origin.endpoint" in answer.headers["x-error-message"]
+
+
+async def test_two_servers_in_a_ring_end_it(hub: LocalHub, tmp_path: Path) -> None:
+    ports = closed_port(), closed_port()
+    first = Origin(f"http://127.0.0.1:{ports[1]}", data_port=ports[0])
+    second = Origin(f"http://127.0.0.1:{ports[0]}", data_port=ports[1])
+    async with (
+        open_house(hub, tmp_path / "a", origin=first) as one,
+        open_house(hub, tmp_path / "b", origin=second) as other,
+    ):
+        for house in (one, other):
+            for path in (f"/{NAME}/resolve/main/{LARGE}", "/api/models/demo/tiny"):
+                async with asyncio.timeout(20):
+                    answer = await Asker(house.hub_endpoint).get(path)
+                assert answer.status == 508
+
+
+async def test_a_server_behind_a_server_is_no_loop(hub: LocalHub, tmp_path: Path) -> None:
+    async with (
+        open_house(hub, tmp_path / "near") as near,
+        open_house(hub, tmp_path / "far", origin=Origin(near.hub_endpoint)) as far,
+    ):
+        answer = await Asker(far.hub_endpoint).get(f"/{NAME}/resolve/main/{LARGE}")
+        async with far.client(tmp_path / "mine") as client:
+            pulled = await client.pull(NAME)
+        assert answer.body == (pulled.path / LARGE).read_bytes() == FILES[LARGE]
+    assert hub.log.bytes_by_file()[f"{NAME}/{LARGE}"] == len(FILES[LARGE])

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The origin of the Hub endpoint dies, stumbles, limits or lies: what is here is served, nothing wrong is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.asking import Asker
+from tests.support.house import House, open_house
+
+from modelexpress.testing.hub import Fault, LocalHub, Repository
+from modelexpress.testing.hub.models import tiny_files, tiny_model
+
+NAME, GATED = "demo/tiny", "demo/gated"
+LARGE, SMALL = "model.safetensors", "config.json"
+FILES = tiny_files()
+CONTENT = random.Random(5).randbytes(9_000_000)
+OUTAGES = {
+    "dead": Fault("reset", times=None),
+    "500": Fault("status", times=None, status=500),
+    "503": Fault("status", times=None, status=503, headers={"Retry-After": "1"}),
+    "429": Fault("status", times=None, status=429, headers={"Retry-After": "3"}),
+    "hanging": Fault("hang", times=None),
+}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[LocalHub]:
+    gated, large = Repository(GATED, is_gated=True), Repository("demo/large")
+    gated.commit(FILES)
+    large.commit({LARGE: CONTENT, SMALL: b"{}"})
+    async with LocalHub([tiny_model(NAME), gated, large]) as hub:
+        hub.grant("hf_member", GATED)
+        yield hub
+
+
+@pytest.fixture
+async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(hub, tmp_path, access__denied_ttl=0) as house:
+        yield house
+
+
+@pytest.fixture(params=sorted(OUTAGES))
+def outage(request: pytest.FixtureRequest, hub: LocalHub) -> Iterator[str]:
+    """The name of one; it begins with `begin`."""
+    yield request.param
+    hub.faults.clear()
+
+
+def begin(hub: LocalHub, outage: str) -> None:
+    kept = OUTAGES[outage]
+    hub.faults.add(Fault(kept.action, times=None, status=kept.status, headers=kept.headers))
+
+
+def path_of(name: str, file: str = LARGE, revision: str = "main") -> str:
+    return f"/{name}/resolve/{revision}/{file}"
+
+
+async def test_who_reads_what_is_here_notices_nothing_and_is_told(house: House, outage: str) -> None:
+    ask = Asker(house.hub_endpoint)
+    for file in (LARGE, SMALL):
+        await ask.get(path_of(NAME, file))
+    await house.settle()
+    begin(house.hub, outage)
+
+    for file in (LARGE, SMALL):
+        answer = await ask.get(path_of(NAME, file))
+        assert (answer.status, answer.body) == (200, FILES[file])
+        assert answer.headers["mx-stale"] == "true"
+        assert (await ask.head(path_of(NAME, file))).status == 200
+    assert house.metrics.registry.get_sample_value("mx_hub_stale_answers_total") == 2
+
+
+async def test_a_whole_model_that_is_here_is_described_and_listed(
+    house: House, tmp_path: Path, outage: str
+) -> None:
+    ask = Asker(house.hub_endpoint)
+    await ask.get(path_of(NAME))  # now it is known that everybody may read it
+    async with house.client(tmp_path / "mine") as client:
+        await client.pull(NAME)
+    begin(house.hub, outage)
+    commit = house.hub._repositories[NAME].branches["main"]
+
+    described = await ask.get("/api/models/demo/tiny/revision/main")
+    listed = await ask.get(f"/api/models/demo/tiny/tree/{commit}?recursive=true&expand=false")
+    missing = await ask.head(path_of(NAME, "nothing", commit))
+
+    assert described.status == listed.status == 200 and described.headers["mx-stale"] == "true"
+    assert commit.encode() in described.body and b"extra file" in listed.body
+    assert (missing.status, missing.code) == (404, "EntryNotFound")
+
+
+async def test_who_reads_something_else_hears_a_hubs_error(house: House, outage: str) -> None:
+    begin(house.hub, outage)
+    ask = Asker(house.hub_endpoint)
+    seconds = 0.5 if outage == "hanging" else 30.0
+    if outage == "hanging":
+        return  # it is waited for, as at the origin itself
+    for path in (path_of(NAME), "/api/models/demo/tiny", "/api/models/demo/tiny/tree/main"):
+        async with asyncio.timeout(seconds):
+            answer = await ask.get(path)
+        assert answer.status == (429 if outage == "429" else 502), path
+        assert answer.headers["x-error-message"] and b'"error"' in answer.body
+        if outage == "429":
+            assert int(answer.headers["retry-after"]) >= 3
+    assert not [path for path in house.root.rglob("*") if "models--" in path.name]
+
+
+async def test_a_token_counts_for_a_while_in_an_outage_and_only_for_what_it_could_read(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    settings = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with open_house(hub, tmp_path, **settings) as house:
+        member = Asker(house.hub_endpoint, "hf_member")
+        assert (await member.get(path_of(GATED))).status == 200
+        await house.settle()
+        begin(hub, "500")
+
+        assert (await member.get(path_of(GATED))).body == FILES[LARGE]
+        for token in (None, "hf_other"):
+            refused = await Asker(house.hub_endpoint, token).get(path_of(GATED))
+            assert refused.status == 502 and FILES[LARGE] not in refused.body
+
+
+async def test_a_token_counts_no_longer_than_the_settings_say(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path, access__granted_ttl=0, access__outage_ttl=0) as house:
+        member = Asker(house.hub_endpoint, "hf_member")
+        assert (await member.get(path_of(GATED))).status == 200
+        await house.settle()
+        begin(hub, "500")
+
+        assert (await member.get(path_of(GATED))).status == 502
+
+
+@pytest.mark.parametrize("after", [0, 5_000_000, 8_999_999])
+async def test_wrong_bytes_never_come_as_a_whole_file(house: House, after: int) -> None:
+    house.hub.faults.add(Fault("wrong_bytes", "body", LARGE, times=None, after=after))
+    ask = Asker(house.hub_endpoint)
+
+    answer = await ask.get(path_of("demo/large"))
+
+    assert answer.status == 502 or answer.is_cut
+    await house.settle()  # it is read twice before it is given up
+    assert not list(house.root.rglob("blobs/*"))
+    house.hub.faults.clear()
+    assert (await ask.get(path_of("demo/large"))).body == CONTENT
+
+
+async def test_after_a_false_start_nobody_goes_on_from_wrong_bytes(house: House) -> None:
+    house.hub.faults.add(Fault("wrong_bytes", "body", LARGE, times=1, after=100))
+    ask = Asker(house.hub_endpoint)
+    first = await ask.get(path_of("demo/large"))
+    assert first.is_cut or first.body == CONTENT
+    await house.settle()
+
+    resumed = await ask.get(path_of("demo/large"), Range="bytes=4000000-")
+
+    expected = (200, CONTENT) if first.is_cut else (206, CONTENT[4_000_000:])
+    assert (resumed.status, resumed.body) == expected
+
+
+async def test_a_broken_line_is_mended_on_the_way(house: House) -> None:
+    house.hub.faults.add(Fault("reset", "body", LARGE, times=2, after=3_000_000))
+    house.hub.faults.add(Fault("truncate", "body", LARGE, times=1, after=6_000_000))
+
+    assert (await Asker(house.hub_endpoint).get(path_of("demo/large"))).body == CONTENT
+
+
+async def test_a_revision_that_went_away_at_the_origin_is_gone_here_too(house: House) -> None:
+    ask = Asker(house.hub_endpoint)
+    await ask.get(path_of(NAME))
+    await house.settle()
+    house.hub.remove(NAME)
+
+    assert (await ask.get(path_of(NAME))).code == "RepoNotFound", "a no of the origin is no outage"
+
+
+class TestOffline:
+    @pytest.fixture
+    async def house(self, hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+        async with open_house(hub, tmp_path) as online:
+            await Asker(online.hub_endpoint).get(path_of("demo/large"))
+            await Asker(online.hub_endpoint).get(path_of(NAME))
+            await Asker(online.hub_endpoint, "hf_member").get(path_of(GATED))
+            async with online.client(tmp_path / "mine") as client:
+                await client.pull(NAME)
+            await online.settle()
+        hub.log.clear()
+        async with open_house(hub, tmp_path, origin__offline=True) as house:
+            yield house
+        assert hub.log.requests == []
+
+    async def test_it_serves_what_is_here(self, house: House) -> None:
+        ask = Asker(house.hub_endpoint)
+        for path, content in FILES.items():
+            quoted = path.replace(" ", "%20").replace("ü", "%C3%BC")
+            assert (await ask.get(path_of(NAME, quoted))).body == content
+        assert (await ask.get(path_of("demo/large"))).body == CONTENT
+        for path in ("", "/revision/main", "/tree/main?recursive=true", "/refs"):
+            assert (await ask.get(f"/api/models/demo/tiny{path}")).status == 200, path
+
+    @pytest.mark.parametrize(
+        ("path", "status", "code"),
+        [
+            (path_of(NAME, "nothing"), 404, "EntryNotFound"),
+            (path_of(NAME, SMALL, "other"), 404, "RevisionNotFound"),
+            ("/demo/nothing/resolve/main/x", 404, "RevisionNotFound"),
+            ("/api/models/demo/nothing", 404, "RepoNotFound"),
+            (path_of("demo/large", SMALL), 504, None),
+            (path_of(GATED), 403, "GatedRepo"),
+            ("/api/whoami-v2", 504, None),
+        ],
+    )
+    async def test_it_says_what_it_has_not(
+        self, house: House, path: str, status: int, code: str | None
+    ) -> None:
+        for token in (None, "hf_member"):
+            for method in ("HEAD", "GET"):
+                answer = await Asker(house.hub_endpoint, token).ask(method, path)
+                assert (answer.status, answer.code) == (status, code), answer.headers
