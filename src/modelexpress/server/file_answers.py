@@ -11,13 +11,16 @@ from typing import Protocol
 
 from aiohttp import web
 
+from modelexpress.domain.errors import Busy
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.spans import ByteSpan
-from modelexpress.server.cut_through import opened_reader
+from modelexpress.server.cut_through import Reader, opened_reader
 from modelexpress.server.http_ranges import choose_bytes
-from modelexpress.server.http_status import COMMON_HEADERS, text_answer
+from modelexpress.server.http_status import COMMON_HEADERS, Refusal, text_answer
 from modelexpress.server.sending import STEP_BYTES, CutShort, Sender
 from modelexpress.store.offers import Offer
+
+_OPENINGS = 4  # while nothing has been sent of a file that is begun anew
 
 _log = logging.getLogger(__name__)
 
@@ -73,23 +76,20 @@ class FileSender:
     async def answer(
         self, request: web.BaseRequest, offer: Offer, face: Face, takes_unproven: bool = False
     ) -> web.StreamResponse:
-        """The file, or what the request's headers ask of it. Raises Refusal when it cannot be had."""
-        with opened_reader(offer, takes_unproven) as reader:
-            await reader.wait_open(self.wait_seconds)
-            headers: Mapping[str, str] = request.headers
-            if offer.had_false_start and not takes_unproven:
-                # Who has a part of the wrong bytes must not add the rest of the right ones: all anew.
-                headers = {name: value for name, value in headers.items() if name.lower() != "range"}
-            wanted = choose_bytes(request.method, headers, face.etag, face.size)
-            if wanted.status in (412, 416):
-                return _refuse(wanted.status, face)
-            answer = FileAnswer(wanted.status, {"ETag": face.etag, "Accept-Ranges": "bytes", **face.headers})
-            if wanted.status == 206:
-                first, last = wanted.span.start, wanted.span.end - 1
-                answer.headers["Content-Range"] = f"bytes {first}-{last}/{face.size}"
-            if wanted.status != 304:
-                answer.announce(wanted.span.length)
-            return await self.send(request, answer, reader, wanted.span)
+        """The file, or what the request's headers ask of it. Raises Refusal when it cannot be had.
+
+        Nothing is said before the first byte can be sent: until then an error can still be told. Clients of
+        our own, which take what is unproven, know how to wait and get the headers at once.
+        """
+        for _ in range(_OPENINGS):
+            with opened_reader(offer, takes_unproven) as reader:
+                await reader.wait_open(self.wait_seconds)
+                answer, span = _begin(request, offer, face, takes_unproven)
+                if not isinstance(answer, FileAnswer):
+                    return answer
+                if takes_unproven or await _is_readable(request, reader, span):
+                    return await self.send(request, answer, reader, span)
+        raise Refusal(Busy("the file is begun anew again and again; ask later"))
 
     async def answer_head(self, request: web.BaseRequest, face: Face) -> web.StreamResponse:
         """What a GET would be answered with, of a file that need not be here."""
@@ -117,6 +117,36 @@ class FileSender:
         except Exception as error:  # noqa: BLE001 - the headers are out: no status can follow
             _cut(request, answer, error)
         return answer
+
+
+def _begin(
+    request: web.BaseRequest, offer: Offer, face: Face, takes_unproven: bool
+) -> tuple[web.StreamResponse, ByteSpan]:
+    """How to answer, and with which bytes."""
+    headers: Mapping[str, str] = request.headers
+    if offer.had_false_start and not takes_unproven:
+        # Who has a part of the wrong bytes must not add the rest of the right ones: all anew.
+        headers = {name: value for name, value in headers.items() if name.lower() != "range"}
+    wanted = choose_bytes(request.method, headers, face.etag, face.size)
+    if wanted.status in (412, 416):
+        return _refuse(wanted.status, face), wanted.span
+    answer = FileAnswer(wanted.status, {"ETag": face.etag, "Accept-Ranges": "bytes", **face.headers})
+    if wanted.status == 206:
+        first, last = wanted.span.start, wanted.span.end - 1
+        answer.headers["Content-Range"] = f"bytes {first}-{last}/{face.size}"
+    if wanted.status != 304:
+        answer.announce(wanted.span.length)
+    return answer, wanted.span
+
+
+async def _is_readable(request: web.BaseRequest, reader: Reader, span: ByteSpan) -> bool:
+    """Wait for the first byte; False: the file was given up or begun anew before it."""
+    try:
+        if request.method == "GET" and span.length:
+            await reader.wait_readable(span.start)
+    except CutShort:
+        return False
+    return True
 
 
 def _refuse(status: int, face: Face) -> web.Response:
