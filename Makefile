@@ -14,10 +14,10 @@ LINTED := src tests scripts bench
 PROOF_COUNT ?= 200
 ARGS ?=
 
-.PHONY: help setup demo test check format prove bench serve proto clean
+.PHONY: help setup demo test check check-hub format prove bench serve proto clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(SETUP) ## make .venv with all that tests and checks need
 
@@ -40,6 +40,9 @@ check: $(SETUP) ## format, lint, types, imports, generated code, fast tests: und
 	$(BIN)/lint-imports
 	bash scripts/proto.sh --check
 	$(PYTEST) $(PARALLEL) -q -m "not alone and not packages and not slow" tests/unit tests/docs tests/contracts
+
+check-hub: $(SETUP) ## compare the public Hub with what a client gets through a server; needs a network
+	$(BIN)/python -m scripts.check_hub $(ARGS)
 
 format: $(SETUP) ## format, and mend what ruff can mend
 	$(BIN)/ruff format $(LINTED)

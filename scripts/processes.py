@@ -22,11 +22,12 @@ _FOREIGN = ("HF_", "HUGGING_FACE_", "MODEL_EXPRESS_", "MX_", "XDG_")
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its gRPC address, its cache directory and its process."""
+    """A running server: its gRPC address, its cache directory, its process, and its address as a Hub."""
 
     endpoint: str
     cache: Path
     process: int
+    hub_endpoint: str
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
@@ -93,7 +94,7 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> N
 def serving(folder: Path, origin: str | None) -> Iterator[Server]:
     """A server with an empty cache and registry below `folder`, pulling from `origin` (None: the Hub)."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, cache, log = free_port(), folder / "cache", folder / "server.log"
+    port, data_port, cache, log = free_port(), free_port(), folder / "cache", folder / "server.log"
     cache.mkdir()
     changes = {"XDG_STATE_HOME": str(folder / "state")}
     if origin is not None:
@@ -105,7 +106,7 @@ def serving(folder: Path, origin: str | None) -> Iterator[Server]:
         "--port",
         str(port),
         "--data-port",
-        "0",
+        str(data_port),
         "--metrics-port",
         "0",
         "--cache-directory",
@@ -113,7 +114,8 @@ def serving(folder: Path, origin: str | None) -> Iterator[Server]:
     ]
     with running(modelexpress("serve", *flags), log, clean_environment(**changes)) as process:
         wait_until_open(port, process, log)
-        yield Server(f"http://127.0.0.1:{port}", cache, process.pid)
+        wait_until_open(data_port, process, log)
+        yield Server(f"http://127.0.0.1:{port}", cache, process.pid, f"http://127.0.0.1:{data_port}")
 
 
 def die_in_order() -> None:

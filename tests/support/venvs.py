@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+_INSTALL_SECONDS = 400.0
+
 
 def make_venv(folder: Path, requirement: str, env: Mapping[str, str]) -> Path:
-    """The interpreter of an environment below `folder` with `requirement` in it; the test is skipped
-    where that cannot be installed. The same requirement is installed once.
+    """The interpreter of an environment below `folder` with `requirement` in it (several: with spaces
+    between); the test is skipped where that cannot be installed. The same requirement is installed once.
     """
     place = folder / re.sub(r"\W+", "-", requirement)
     python = place / "bin" / "python"
@@ -38,11 +40,15 @@ def run_in_venv(python: Path, program: str, *arguments: str | Path, **variables:
 
 
 def _install(python: Path, requirement: str, env: Mapping[str, str]) -> None:
-    done = _run([sys.executable, "-m", "pip", "--python", python, "install", "-q", requirement], env)
+    # What is imported is compiled then: a small part of a large package.
+    how = ["-q", "--no-compile", *requirement.split()]
+    done = _run([sys.executable, "-m", "pip", "--python", python, "install", *how], env, _INSTALL_SECONDS)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["pip says nothing"]
         pytest.skip(f"{requirement} cannot be installed here: {lines[-1]}")
 
 
-def _run(command: list[str | Path], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=170)
+def _run(
+    command: list[str | Path], env: Mapping[str, str], seconds: float = 170
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=seconds)
