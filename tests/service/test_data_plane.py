@@ -444,9 +444,9 @@ def test_a_file_of_one_chunk_is_held_back_whole(desk: Desk) -> None:
     put(partial, SMALL, 0)
     with desk.line() as line:
         line.ask(desk.path(offer))
-        assert line.head()[0] == 200
         assert not line.has_more(0.05)
         desk.prove(offer, partial)
+        assert line.head()[0] == 200
         assert line.read(len(SMALL)) == SMALL
 
 
@@ -505,10 +505,32 @@ def test_an_awaited_file_is_answered_once_it_begins_to_arrive(desk: Desk) -> Non
         line.ask(desk.path(offer))
         wait_until(lambda: bool(offer._listeners))
         partial = desk.arrive(offer)
-        assert line.head()[0] == 200
         put(partial, SMALL, 0)
         desk.prove(offer, partial)
+        assert line.head()[0] == 200
         assert line.read(len(SMALL)) == SMALL
+
+
+def test_a_file_that_fails_before_its_first_byte_is_an_error_and_no_cut_answer(desk: Desk) -> None:
+    offer = desk.awaited(len(SMALL))
+    desk.arrive(offer)
+    with desk.line() as line:
+        line.ask(desk.path(offer))
+        assert not line.has_more(0.05)
+        offer.become(Corrupt("wrong twice"))
+        assert line.head()[0] == 502
+
+
+def test_a_file_that_is_begun_anew_before_its_first_byte_is_sent_whole(desk: Desk) -> None:
+    offer = desk.awaited(len(SMALL))
+    desk.arrive(offer)
+    with desk.line() as line:
+        line.ask(desk.path(offer))
+        assert not line.has_more(0.05)
+        partial = desk.arrive(offer)
+        put(partial, SMALL, 0)
+        desk.prove(offer, partial)
+        assert line.head()[0] == 200 and line.read(len(SMALL)) == SMALL
 
 
 def test_an_awaited_file_that_fails_is_an_error_at_once(desk: Desk) -> None:
@@ -546,9 +568,10 @@ def test_whatever_the_order_a_reader_gets_the_slice(
     put(partial, data, *order[: proves_after - 1])
     with desk.line() as line:
         line.ask(desk.path(offer), Range=f"bytes={first}-", **(ACCEPT if is_ours else {}))
-        line.head()
+        wait_until(lambda: bool(offer._listeners))
         put(partial, data, *order[proves_after - 1 :])
         desk.prove(offer, partial)
+        line.head()
         assert line.read(len(data) - first) == data[first:]
 
 
@@ -609,7 +632,7 @@ def test_a_stop_without_patience_ends_whoever_waits(desk: Desk) -> None:
     desk.arrive(offer)
     large = desk.stand(chunks_of_bytes(12))
     with desk.line() as line, desk.line(receive_bytes=64 * 1024) as slow:
-        line.ask(desk.path(offer))
+        line.ask(desk.path(offer), **ACCEPT)
         line.head()
         slow.ask(desk.path(large))
         slow.head()
