@@ -14,10 +14,10 @@ LINTED := src tests scripts bench
 PROOF_COUNT ?= 200
 ARGS ?=
 
-.PHONY: help setup demo test check check-hub format prove bench serve proto clean
+.PHONY: help setup demo test test-engines check check-hub format prove bench serve proto clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(SETUP) ## make .venv with all that tests and checks need
 
@@ -29,9 +29,13 @@ demo: $(SETUP) ## pull a real model cold, warm, and four times at once, and prov
 	@bash scripts/demo_model.sh
 	$(BIN)/python -m scripts.demo $(ARGS)
 
-test: $(SETUP) ## the whole suite
-	$(PYTEST) $(PARALLEL) -m "not alone"
+test: $(SETUP) ## the whole suite, without the engines
+	$(PYTEST) $(PARALLEL) -m "not alone and not engines"
 	$(PYTEST) -m alone
+
+test-engines: $(SETUP) ## the tests with torch, NIXL and vLLM on CPU: 3 GB, once; skipped where they cannot be had
+	bash scripts/setup_engines.sh
+	$(PYTEST) -m engines -o faulthandler_timeout=0 --durations 5 tests/engines
 
 check: $(SETUP) ## format, lint, types, imports, generated code, fast tests: under a minute
 	$(BIN)/ruff format --check $(LINTED)

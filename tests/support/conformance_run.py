@@ -117,7 +117,7 @@ def _make_tokenizer(python: Path, folder: Path) -> bytes:
 @asynccontextmanager
 async def _open_subject(subject: str, origin: LocalHub, tokenizer: bytes, folder: Path) -> AsyncIterator[str]:
     if subject == "server":
-        async with open_house(origin, folder) as house:
+        async with open_house(origin, folder, hub__pass_through=True) as house:
             yield house.hub_endpoint
     else:
         hub = make_other_hub(tokenizer) if subject == "other-hub" else make_hub(tokenizer)[0]

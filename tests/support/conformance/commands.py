@@ -78,9 +78,10 @@ def curl_follows_to_whole_files(at: Place) -> object:
 @case("curl", "model", "lfs", "small")
 def curl_follows_to_ranges(at: Place) -> object:
     answer = ("-L", "-w", "\n%{http_code} %{size_download}", "-r")
-    ranges = ("10-99", "0-0", "-50", "100000-")
+    # Beyond the end everybody has words of his own.
+    asked = {"lfs": ("10-99", "0-0", "-50", "100000-"), "small": ("10-99", "0-0", "-50")}
     return [
-        curl(at, file_path(at, file), *answer, asked).stdout for file in ("lfs", "small") for asked in ranges
+        curl(at, file_path(at, file), *answer, span).stdout for file, spans in asked.items() for span in spans
     ]
 
 
