@@ -73,6 +73,8 @@ async def talk(house: House, said: bytes, seconds: float = 10.0) -> bytes:
         "/datasets/../demo/tiny/resolve/main/config.json",
         "/api/models/..%2f..%2fwhoami-v2",
         "/api/models/demo/tiny/tree/..%2f..%2f/x",
+        "/api/models/demo/tiny/tree/main/..%2f..%2f..%2fwhoami-v2",
+        "/api/models/demo/tiny/tree/main/../../../whoami-v2",
         "/-/../demo/tiny",
         "/-/blobs/..%2f..%2fowner",
     ],

@@ -21,6 +21,7 @@ from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
 
 _MOST_BYTES = 64 * 1024 * 1024
+_MOST_KEPT = 10_000
 _ORIGINS_OWN = frozenset({"pages", "other"})
 _HUB = ProviderKind.HUGGING_FACE
 
@@ -114,7 +115,7 @@ class HubDocuments:
             return  # nothing of it is worth anything later
         self._kept[key] = (document, self._parts.clock.monotonic() + seconds)
         self._kept_bytes += len(document.body)
-        while self._kept_bytes > _MOST_BYTES:
+        while self._kept_bytes > _MOST_BYTES or len(self._kept) > _MOST_KEPT:
             _, (old, _) = self._kept.popitem(last=False)
             self._kept_bytes -= len(old.body)
 

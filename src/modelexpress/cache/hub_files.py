@@ -30,6 +30,7 @@ from modelexpress.store.survey import is_untouched, place_of
 
 DEFAULT_BRANCH = "main"
 _REFUSED = frozenset({401, 403})
+_MOST_REFUSALS = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -240,10 +241,10 @@ class HubFiles:
             room.known.note_absent(FileKey(ref.name, commit, path))
 
     def _remember_refusal(self, rights: Caller, ref: ModelRef, path: str, answer: Document) -> None:
-        now = self._parts.clock.monotonic()
-        self._refusals = {key: kept for key, kept in self._refusals.items() if kept[1] > now}
-        until = now + self._room.access.denied_seconds
+        until = self._parts.clock.monotonic() + self._room.access.denied_seconds
         self._refusals[rights.fingerprint, ref, path] = (answer, until)
+        if len(self._refusals) > _MOST_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
 
     def _recall_refusal(self, rights: Caller, ref: ModelRef, path: str) -> Document | None:
         known = self._refusals.get((rights.fingerprint, ref, path))

@@ -49,10 +49,7 @@ def read_file_address(raw_path: str) -> FileAddress | None:
     width = 3 if rest[0] == "refs" and rest[1] in _REFERENCES else 1
     revision, path = "/".join(rest[:width]), "/".join(rest[width:])
     ref = _read_ref(name, revision)
-    try:
-        check_path(path)
-    except Invalid:
-        raise Refused(refusal(404, "EntryNotFound", "no file can have that path")) from None
+    _check_path(path)
     return FileAddress(ref, path, is_raw=parts[at] == "raw")
 
 
@@ -85,14 +82,28 @@ def _make_question(word: str, rest: list[str], request: DocumentRequest, ref: Mo
     if word == "refs":
         return Question("refs", request, ref)
     if word == "tree" and is_plain:
-        folder, is_recursive = "/".join(rest[1:]), _is_true(asked, "recursive")
+        folder, is_recursive = _read_folder(rest[1:]), _is_true(asked, "recursive")
         return Question("tree", request, ref, folder=folder, is_recursive=is_recursive)
     if word == "tree":
-        return Question("pages", request, ref)
+        return Question("pages", request, ref, folder=_read_folder(rest[1:]))
     if word == "paths-info":
         paths, is_expanded = _read_paths(request)
         return Question("pages" if is_expanded else "paths", request, ref, paths=paths)
     return Question("other", request, ref)
+
+
+def _read_folder(rest: list[str]) -> str:
+    folder = "/".join(rest).removesuffix("/")
+    if folder:
+        _check_path(folder)
+    return folder
+
+
+def _check_path(path: str) -> None:
+    try:
+        check_path(path)
+    except Invalid:
+        raise Refused(refusal(404, "EntryNotFound", "nothing can have that path")) from None
 
 
 def _read_paths(request: DocumentRequest) -> tuple[tuple[str, ...], bool]:
