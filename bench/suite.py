@@ -14,6 +14,7 @@ from bench.eviction import measure_eviction
 from bench.fanout import measure_fanout
 from bench.figures import MEGABYTE, Figure, Found, Run, Series
 from bench.first_byte import measure_first_byte
+from bench.hub import measure_hub
 from bench.machine import commit, describe, load
 from bench.pull import measure_cold, measure_warm
 from bench.scene import Scene, out
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[Scene], Found]] = {
     "memory": measure_memory,
     "fanout": measure_fanout,
     "first-byte": measure_first_byte,
+    "hub": measure_hub,
     "cold": measure_cold,
     "warm": measure_warm,
     "eviction": measure_eviction,

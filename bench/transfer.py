@@ -61,9 +61,13 @@ class Warm:
             words |= {"touched": str(self.folder / "touched"), "sizes": list(self.sizes.values())}
         return Order(act, self.server.process, words)
 
-    def hub_order(self, at: RawServer) -> Order:
-        """Pull with huggingface_hub from what answers as a Hub: with the files, or with where they are."""
-        endpoint, folder = f"http://127.0.0.1:{at.port}", str(self.folder / "hub")
+    def hub_order(self, at: RawServer | None = None) -> Order:
+        """Pull with huggingface_hub from what answers as a Hub: with the files, or with where they are.
+
+        None: from our own Hub endpoint.
+        """
+        endpoint = self.server.hub_endpoint if at is None else f"http://127.0.0.1:{at.port}"
+        folder = str(self.folder / "hub")
         words = {"endpoint": endpoint, "name": NAME, "folder": folder, "touch_bytes": self.bytes}
         process = self.raw.process if at is self.raw else self.server.process
         return Order("hub", process, words)
@@ -133,6 +137,7 @@ def measure_others(scene: Scene) -> Found:
         if at.raw.kind == "nginx":
             contenders["hub"] = at.hub_order(at.raw)
             contenders["hub, our port"] = at.hub_order(at.door)
+            contenders["hub, our endpoint"] = at.hub_order()
         series = _duel(scene, "others", at, contenders)
     ours = series["disk"]
     figures = [
@@ -143,6 +148,8 @@ def measure_others(scene: Scene) -> Found:
         figures.append(speed("to disk, by huggingface_hub", ours, series["hub"], ">= 1.5", "from nginx"))
         same = series["hub, our port"]
         figures.append(speed("to disk, by huggingface_hub from our port", ours, same, ">= 1.5"))
+        what = "huggingface_hub from our Hub endpoint, by the same from nginx"
+        figures.append(speed(what, series["hub, our endpoint"], series["hub"], ">= 0.8"))
         figures.append(_fsync("huggingface_hub", series["hub"]))
     ours.name = "disk, beside others"
     return Found(list(series.values()), figures)
