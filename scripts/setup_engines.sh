@@ -44,6 +44,11 @@ add_vllm() {
     pip_install "$vllm" && pip uninstall --quiet --yes "${strays[@]}" && imports vllm.entrypoints.llm
 }
 
+# The last error in the log of an installation; the last line where nothing is called an error.
+why_not() {
+    echo "$1: $( (grep -iE '^[a-z]*error' "$engines/$1.log" || cat "$engines/$1.log") | tail -n 1)"
+}
+
 # Adds one engine, or writes down why it is missing.
 provide() {
     [ -e "$engines/installed/$1" ] && return
@@ -51,7 +56,7 @@ provide() {
     if "add_$1" >"$engines/$1.log" 2>&1; then
         touch "$engines/installed/$1"
     else
-        echo "$1: $(grep -iE '^[a-z]*error' "$engines/$1.log" | tail -n 1)" >>"$engines/missing"
+        why_not "$1" >>"$engines/missing"
     fi
 }
 
