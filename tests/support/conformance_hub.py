@@ -66,9 +66,8 @@ def make_hub(tokenizer: bytes) -> tuple[LocalHub, dict[str, str]]:
     hub.rename("demo/old", "demo/new")
     hub.grant(MEMBER, "demo/private", "demo/gated", "datasets/demo/secret-rows")
     hub.grant(STRANGER)
-    further = FURTHER_FACTS if hasattr(Repository, "kind") else {}
     tools = {"curl": curl} if (curl := shutil.which("curl")) else {}
-    return hub, {**FACTS, **further, **tools, "commit": model.tags["v1.0"]}
+    return hub, {**FACTS, **FURTHER_FACTS, **tools, "commit": model.tags["v1.0"]}
 
 
 def make_other_hub(tokenizer: bytes) -> LocalHub:

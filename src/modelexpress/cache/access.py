@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 
+from modelexpress.cache.asking import Asking
 from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported
@@ -73,7 +73,7 @@ class Access:
         self._meter = meter
         self._is_offline = is_offline
         self._answers: dict[tuple[str, ModelRef], _Remembered] = {}
-        self._asking: dict[tuple[str, ModelRef], asyncio.Task[bool]] = {}
+        self._asking = Asking()
 
     @property
     def denied_seconds(self) -> float:
@@ -133,7 +133,8 @@ class Access:
         if allowed is None:
             if self._is_offline:
                 raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
-            allowed = await self._ask_once((rights.fingerprint, repository), rights)
+            asked = (rights.fingerprint, repository)
+            allowed = await self._asking.once(asked, lambda: self._ask(repository, rights))
         if not allowed:
             raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
 
@@ -164,13 +165,6 @@ class Access:
 
     def _find(self, rights: Caller, repository: ModelRef) -> _Remembered | None:
         return self._answers.get((rights.fingerprint, repository))
-
-    async def _ask_once(self, key: tuple[str, ModelRef], rights: Caller) -> bool:
-        if key not in self._asking:
-            task = asyncio.create_task(self._ask(key[1], rights))
-            self._asking[key] = task
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return await asyncio.shield(self._asking[key])
 
     async def _ask(self, repository: ModelRef, rights: Caller) -> bool:
         allowed = await get_provider(self._providers, repository).may_read(repository, rights)

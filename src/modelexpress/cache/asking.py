@@ -18,10 +18,11 @@ class Asking:
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def once(self, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float) -> T:
+    async def once(self, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
         """The answer to `key`, from the question that runs already or a new one.
 
-        Raises what it raises, and Unreachable when there is no answer within `seconds`.
+        Raises what it raises, and Unreachable when there is no answer within `seconds` (None: it takes
+        what it takes).
         """
         task = self._running.get(key)
         if task is None:

@@ -147,8 +147,7 @@ class HubDocuments:
         if ref is None or question.kind in _ORIGINS_OWN:
             return Answered(refusal(504, "", "only the origin knows that, and this server is offline"))
         code = "RevisionNotFound" if ref.revision else "RepoNotFound"
-        status = 404
-        return Answered(refusal(status, code, f"{ref} is not in this cache, and the server is offline"))
+        return Answered(refusal(404, code, f"{ref} is not in this cache, and the server is offline"))
 
     async def _make(self, question: Question, rights: Caller) -> Answered | None:
         """The answer as our records have it; None: they cannot answer it, or not to this caller."""
@@ -157,7 +156,7 @@ class HubDocuments:
             return None
         what = f"reading the record of {ref.name}"
         record, refs = await self._parts.pool.run(what, self._find_record, ref)
-        if record is None or not self._may_see(record, ref, rights):
+        if record is None or not self._room.may_read_alone(record, ref, rights):
             return None
         document = _make(question, record, refs)
         return None if document is None else Answered(document, is_stale=True)
@@ -166,12 +165,6 @@ class HubDocuments:
         commit = self._room.find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
         return record, read_refs(self._parts.layout.repository(ref))
-
-    def _may_see(self, record: SnapshotRecord, ref: ModelRef, rights: Caller) -> bool:
-        is_ours = rights.hub_token is None and not rights.is_stranger
-        if record.is_public or (is_ours and record.is_read_by_server):
-            return True
-        return self._room.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
 
 
 def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:

@@ -74,11 +74,6 @@ class Here:
         """Whether its bytes are here."""
         return self.record is not None and self.entry is not None and self.entry.path in self.record.held
 
-    @property
-    def is_public(self) -> bool:
-        """Whether anybody may read it, as far as anybody knew last."""
-        return self.record is not None and self.record.is_public
-
 
 @dataclass(frozen=True)
 class HubRoom:
@@ -93,6 +88,13 @@ class HubRoom:
     prefetch: Callable[[ModelRef, str, Caller], None] | None = None
     known: KnownFiles = field(default_factory=KnownFiles)
     asking: Asking = field(default_factory=Asking)
+
+    def may_read_alone(self, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
+        """Whether a caller may have what a record holds while nobody can be asked."""
+        is_ours = rights.hub_token is None and not rights.is_stranger
+        if record is not None and (record.is_public or (is_ours and record.is_read_by_server)):
+            return True
+        return self.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
 
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
@@ -175,7 +177,7 @@ class HubFiles:
         self, here: Here, ref: ModelRef, path: str, rights: Caller
     ) -> HubFile | Document | None:
         """What can be said without the origin, as it was when it was last asked; None: nothing."""
-        if here.commit is None or not self._may_read_alone(here, ref, rights):
+        if here.commit is None or not self._room.may_read_alone(here.record, ref, rights):
             return None
         known = self._recall(ref.name, here.commit, path, here)
         return HubFile(known, is_stale=True) if isinstance(known, Located) else known
@@ -191,13 +193,6 @@ class HubFiles:
         if answer is None and (here.is_held or here.is_absent):
             return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
         return refusal(504, "", f"{path} of {ref} is not in this cache, and the server is offline")
-
-    def _may_read_alone(self, here: Here, ref: ModelRef, rights: Caller) -> bool:
-        """Whether a caller may have what is here while nobody can be asked."""
-        is_ours = rights.hub_token is None and not rights.is_stranger
-        if here.is_public or (is_ours and here.record is not None and here.record.is_read_by_server):
-            return True
-        return self._room.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
 
     # -- asking
 
