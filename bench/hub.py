@@ -16,7 +16,6 @@ from scripts.local_hub import local_hub
 from scripts.processes import serving
 
 _MEGABYTES = 16
-_SPAN_BYTES = 256 * 1024
 _HITS = 20  # in each round
 
 
@@ -25,8 +24,8 @@ def measure_hub(scene: Scene) -> Found:
     source, folder = keep_model(_MEGABYTES, 1), scene.folder / "hub"
     file = next(path.name for path in source.iterdir() if path.suffix == ".safetensors")
     names = [f"bench/cold-{number}" for number in range(scene.rounds + 1)]
-    miss, origin = Series("Hub endpoint, miss", _SPAN_BYTES), Series("Hub endpoint, origin", _SPAN_BYTES)
-    hit = Series("Hub endpoint, hit", _SPAN_BYTES)
+    miss, origin = Series("Hub endpoint, miss", 1), Series("Hub endpoint, origin", 1)
+    hit = Series("Hub endpoint, hit", 1)
     with ExitStack() as stack:
         hub = stack.enter_context(local_hub(folder / "hub", dict.fromkeys(names, source)))
         server = stack.enter_context(serving(folder / "server", hub.endpoint))
@@ -52,7 +51,7 @@ def measure_hub(scene: Scene) -> Found:
 
 
 def _time_first_byte(endpoint: str, path: str) -> float:
-    """From the HEAD until the first bytes of the GET are here; then all of it."""
+    """From the HEAD until the first byte of the GET is here; then all of it."""
     began = time.perf_counter()
     lines: list[HTTPConnection] = []
     try:
@@ -60,7 +59,7 @@ def _time_first_byte(endpoint: str, path: str) -> float:
         response = _ask(lines, "GET", endpoint + path)
         while response.status in (302, 307):
             response = _ask(lines, "GET", urljoin(endpoint + path, response.headers["Location"]))
-        response.read(_SPAN_BYTES)
+        assert response.read(1)
         seconds = time.perf_counter() - began
         response.read()
         return seconds

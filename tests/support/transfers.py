@@ -31,7 +31,7 @@ from modelexpress.providers.huggingface import HubOptions, make_provider
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.server.app import ServerOptions, open_server
 from modelexpress.server.data import DataOptions
-from modelexpress.store.journal import read_journal
+from modelexpress.store.journal import Journalled, read_journal
 from modelexpress.testing.hub import LocalHub
 from modelexpress.testing.hub.content import HubFile
 
@@ -64,12 +64,18 @@ def held_chunks(root: Path, name: str, files: Files) -> Chunks:
         journalled = read_journal(path) if path.with_suffix(".part").exists() else None
         if journalled is not None:
             etag = journalled.header.digest.rpartition(":")[2]
-            said[etag] = max(said.get(etag, set()), set(journalled.digests), key=len)
+            said[etag] = max(said.get(etag, set()), whole_chunks(journalled), key=len)
     held: set[tuple[str, int]] = set()
     for path, file in files.items():
         whole = range(count_chunks(file.size))
         held.update((path, n) for n in (whole if (blobs / file.etag).exists() else said.get(file.etag, ())))
     return frozenset(held)
+
+
+def whole_chunks(journalled: Journalled) -> set[int]:
+    """The chunks that a journal has to their ends."""
+    size = journalled.header.size
+    return {i for i, piece in journalled.pieces.items() if piece.length == chunk_span(i, size).length}
 
 
 def bytes_of(chunks: Chunks, files: Files) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.asking import Asking
@@ -39,11 +39,13 @@ _log = logging.getLogger(__name__)
 class HubFile:
     """A file that its caller may have. `offer`: its bytes, here or arriving; None: not asked for.
 
-    `is_stale`: the origin did not answer, so this is what the revision was when it was last asked.
+    `is_missed`: its bytes were not here a moment ago. `is_stale`: the origin did not answer, so this is
+    what the revision was when it was last asked.
     """
 
     located: Located
     offer: Offer | None = None
+    is_missed: bool = False
     is_stale: bool = False
 
 
@@ -63,6 +65,17 @@ class Here:
             return None
         is_named = digest.kind is not DigestKind.LOCAL_SHA256
         return Located(self.commit, self.entry, digest.value) if is_named else None
+
+    def with_digest(self, located: Located) -> Located:
+        """With the digest that the origin's listing has, where its answer about the file has none."""
+        entry, said = self.entry, located.entry
+        if (
+            said.digest is None
+            and entry is not None
+            and (self.commit, entry.size) == (located.commit, said.size)
+        ):
+            return replace(located, entry=entry)
+        return located
 
     @property
     def is_absent(self) -> bool:
@@ -126,8 +139,11 @@ class HubFiles:
         fresh = self._room.freshness.recall(ref, here.commit)
         if fresh is not None and self._room.access.recall(rights, repository):
             answer = self._recall(ref.name, fresh.commit, path, here)
+            if isinstance(answer, Document):
+                return answer
             if answer is not None:
-                return HubFile(answer, is_stale=fresh.is_stale) if isinstance(answer, Located) else answer
+                is_missed = here.commit == answer.commit and not here.is_held
+                return HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
         refused = self._recall_refusal(rights, ref, path)
         if refused is not None:
             return refused
@@ -142,14 +158,14 @@ class HubFiles:
         located, pinned = found.located, ref.at(found.located.commit)
         revision, rights = ref.revision or DEFAULT_BRANCH, self._room.access.identify(caller, ref)
         async with self._parts.leases.held(_model(ref), "read by a client of the Hub"):
-            offer = await self._find_standing(pinned, located)
+            offer = None if found.is_missed else await self._find_standing(pinned, located)
             outcome = "stale" if found.is_stale else "hit"
             if offer is None:
                 outcome, offer = await self._begin(pinned, revision, located, rights)
         self._parts.meter.count("mx_hub_files_total", outcome=outcome)
         if outcome == "miss" and self._room.prefetch is not None:
             self._room.prefetch(pinned, revision, rights)
-        return HubFile(located, offer, found.is_stale)
+        return replace(found, offer=offer)
 
     # -- what is known here
 
@@ -214,6 +230,8 @@ class HubFiles:
             if not ref.is_pinned:
                 freshness.note(ref, None)
             return alone
+        if isinstance(answer, Located):
+            answer = here.with_digest(answer)
         self._learn(ref, path, rights, answer)
         return HubFile(answer) if isinstance(answer, Located) else answer
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,11 +73,15 @@ class OriginReader:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """Who is told what the files of a pull become: readers, by path, and the space that was promised."""
+    """Who is told what the files of a pull become: readers, by path, and the space that was promised.
+
+    `wait_owned`: until it is on record which of them are going to be ours.
+    """
 
     offers: Mapping[str, Offer]
     spend: OnSpend
     room: Room
+    wait_owned: Callable[[], Awaitable[object]]
 
 
 class Pull:
@@ -102,7 +107,8 @@ class Pull:
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
         single = self._request.single
-        manifest = await self._list() if single is None else await self._list_single(single)
+        ref, commit = self._request.ref, self._request.commit
+        manifest = await self._list() if single is None else Manifest(ref, commit, (single,))
         chosen = self._request.choose(manifest.files)
         if not chosen:
             raise NotFound(f"no file of {self._request.ref} matches the selection; check include and exclude")
@@ -119,9 +125,8 @@ class Pull:
 
     async def _bring(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> Pulled:
         self._obtained, self._stood, self._missing = {}, {}, []
-        findings = await self._survey(manifest, chosen)
-        absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
-        wanted = sum(entry.size for entry in absent) - await self._resumable_bytes(absent)
+        what = f"looking at {self._request.ref}"
+        findings, wanted = await self._parts.pool.run(what, self._survey_blocking, manifest, chosen)
         needs = Needs(self._lease, self._needed_blobs(findings))
         if needs.blobs:
             # An older revision that goes for room leaves them here: they must not be nobody's meanwhile.
@@ -130,23 +135,31 @@ class Pull:
             self._begin_counting(chosen)
             here = {f.entry.path for f in findings if f.presence is Presence.PROVEN}
             with self._parts.offers.pulled(self._repository.name, manifest.commit, chosen, here) as offers:
-                # Readers make their way here while the disk takes what is saved next.
                 self._state.list(manifest, manifest.only(entry.path for entry in chosen))
-                await self._save_ownership(manifest, findings)
                 room = functools.partial(self._parts.space.promise, str(self._request.ref), needs=needs)
-                await self._fetch(manifest, findings, Watching(offers, spend, room))
+                owned = asyncio.Event()
+                watching = Watching(offers, spend, room, owned.wait)
+                await self._save_and_fetch(manifest, findings, watching, owned)
                 return await self._publish(manifest, chosen)
+
+    async def _save_and_fetch(
+        self, manifest: Manifest, findings: Iterable[Finding], watching: Watching, owned: asyncio.Event
+    ) -> None:
+        """Both at once: a disk that is slow to take the record keeps nobody from his first byte."""
+
+        async def save() -> None:
+            await self._save_ownership(manifest, findings)
+            owned.set()
+
+        async def fetch() -> None:
+            await self._fetch(manifest, findings, watching)
+
+        await run_bounded(2, (save, fetch), lambda job: job())
 
     def _needed_blobs(self, findings: Iterable[Finding]) -> frozenset[Path]:
         """Files of this model that are here, and need not be fetched for this commit."""
         here = (f.entry.digest for f in findings if f.presence is not Presence.ABSENT)
         return frozenset(self._repository.blob(digest) for digest in here if digest is not None)
-
-    async def _resumable_bytes(self, absent: list[FileEntry]) -> int:
-        """Bytes that interrupted pulls have taken from the disk already, for these very files."""
-        what = f"looking at {self._request.ref}"
-        find = self._parts.blobs.partials.allocated_bytes
-        return await self._parts.pool.run(what, find, self._repository, absent)
 
     async def _list(self) -> Manifest:
         known = await self._find_record()
@@ -164,11 +177,6 @@ class Pull:
         if known is not None:
             await self._relist(manifest)
         return manifest
-
-    async def _list_single(self, single: FileEntry) -> Manifest:
-        """What is known of the commit: all of it where it was listed, else the files that were asked for."""
-        known = await self._find_record()
-        return _with_file(Manifest(self._request.ref, self._request.commit, ()), single, known)
 
     async def _relist(self, manifest: Manifest) -> None:
         """Put the origin's listing in place of one that was made of what is here, and may lack files."""
@@ -205,17 +213,16 @@ class Pull:
             f"reading the record of {ref}", self._parts.records.find, ref, commit
         )
 
-    async def _survey(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
-        return await self._parts.pool.run(
-            f"looking at {self._request.ref}", self._survey_blocking, manifest, chosen
-        )
-
-    def _survey_blocking(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> list[Finding]:
+    def _survey_blocking(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> tuple[list[Finding], int]:
+        """What there is of the files, and how many bytes of the disk the rest will take."""
         records = self._parts.records.find_all(self._request.ref)
         findings = survey(self._repository, manifest, chosen, records)
         is_all_here = all(finding.presence is not Presence.ABSENT for finding in findings)
         self._is_open = is_all_here and all(record.is_read_by_server for record in records if record.held)
-        return findings
+        absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
+        # Interrupted pulls have taken some from the disk already, for these very files.
+        taken = self._parts.blobs.partials.allocated_bytes(self._repository, absent)
+        return findings, sum(entry.size for entry in absent) - taken
 
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
         """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
@@ -231,8 +238,7 @@ class Pull:
             if record is found and all(record.owned.get(path) == claim for path, claim in owned.items()):
                 return
             if self._request.single is not None:
-                listed = _with_file(record.manifest, self._request.single, record)
-                record = replace(record, manifest=listed)
+                record = replace(record, manifest=_with_file(record, self._request.single))
             await self._save(replace(record, owned={**record.owned, **owned}))
 
     def _new_record(self, manifest: Manifest) -> SnapshotRecord:
@@ -260,7 +266,8 @@ class Pull:
         path, blobs = finding.entry.path, self._parts.blobs
         is_absent = finding.presence is Presence.ABSENT
         spend = watching.spend if is_absent else _ignore
-        watch = Watch(self._count, spend, watching.offers[path], watching.room)
+        offer, wait_owned = watching.offers[path], watching.wait_owned
+        watch = Watch(self._count, spend, offer, watching.room, wait_owned)
         if finding.presence is Presence.PROVEN:
             blobs.stand(finding.entry, finding.path, finding.mtime_ns, watch)
             if finding.entry.digest is not None:
@@ -372,12 +379,13 @@ class Pull:
         )
 
 
-def _with_file(manifest: Manifest, single: FileEntry, known: SnapshotRecord | None) -> Manifest:
-    """A listing that has `single` too; what the origin has listed is left as it is."""
-    files = {entry.path: entry for entry in (manifest if known is None else known.manifest).files}
-    if known is not None and known.is_listed_by_origin and single.path in files:
-        return known.manifest
-    return Manifest(manifest.ref, manifest.commit, tuple({**files, single.path: single}.values()))
+def _with_file(record: SnapshotRecord, single: FileEntry) -> Manifest:
+    """The files of a record and `single` too; what the origin has listed is left as it is."""
+    manifest = record.manifest
+    files = {entry.path: entry for entry in manifest.files}
+    if record.is_listed_by_origin and single.path in files:
+        return manifest
+    return replace(manifest, files=tuple({**files, single.path: single}.values()))
 
 
 def _ignore(count: int) -> None:

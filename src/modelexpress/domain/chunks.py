@@ -79,10 +79,11 @@ class ChunkMap:
 
     @property
     def arrived_bytes(self) -> int:
-        """Bytes of all chunks that have arrived whole."""
+        """Bytes that are here, those of chunks under way too."""
+        begun = sum(self._begun.values())
         if not self.count or not self._has_arrived[-1]:
-            return self._arrived * CHUNK_BYTES
-        return (self._arrived - 1) * CHUNK_BYTES + chunk_span(self.count - 1, self.size).length
+            return self._arrived * CHUNK_BYTES + begun
+        return (self._arrived - 1) * CHUNK_BYTES + chunk_span(self.count - 1, self.size).length + begun
 
     def has_arrived(self, index: int) -> bool:
         """True when chunk `index` is here."""
@@ -92,16 +93,12 @@ class ChunkMap:
         """How many bytes from the front of chunk `index` are here while the rest is not."""
         return self._begun.get(index, 0)
 
-    def arrived_until(self, offset: int, is_whole: bool = False) -> int:
-        """The end of the bytes that are here without a gap from byte `offset` on; `offset` if none are.
-
-        `is_whole`: only chunks count that have arrived whole.
-        """
+    def arrived_until(self, offset: int) -> int:
+        """The end of the bytes that are here without a gap from byte `offset` on; `offset` if none are."""
         index = offset // CHUNK_BYTES
         gap = self._has_arrived.find(0, index)
         end = self.count if gap < 0 else gap
-        begun = 0 if is_whole else self._begun.get(end, 0)
-        return max(offset, min(end * CHUNK_BYTES + begun, self.size))
+        return max(offset, min(end * CHUNK_BYTES + self._begun.get(end, 0), self.size))
 
     def take_missing(self, most: int) -> ChunkSpan | None:
         """The next span to fetch, nearest to the front, at most `most` chunks; None: nothing is missing.

@@ -47,11 +47,13 @@ class Claims:
 
     async def acquire(self, name: str, what: str) -> Claim | None:
         """The claim, taken from nobody or from a dead session; None while a living one has it."""
-        key = _key(name)
-        row = await self._table.get(key)
-        if row is not None and not await self._is_free(row):
-            return None
-        taken = await self._table.put(key, self._value(what), row.version if row else None)
+        key, value = _key(name), self._value(what)
+        taken = await self._table.put(key, value, None)  # one step, as nearly always nobody has it
+        if taken is None:
+            row = await self._table.get(key)
+            if row is not None and not await self._is_free(row):
+                return None
+            taken = await self._table.put(key, value, row.version if row else None)
         return None if taken is None else Claim(name, taken)
 
     async def release(self, claim: Claim) -> None:

@@ -109,9 +109,7 @@ class Reader:
             if partial is not None and not self._takes_unproven and partial.forgotten != self._forgotten:
                 raise CutShort("a part of the file was wrong, and may have been sent")
             if partial is not None and state is partial and self._lost is not partial:
-                # Who cannot throw bytes away gets what the journal has: another process of ours, which
-                # such a client may go on at, has the same bytes there or says that it has not.
-                here = partial.arrived_until(position, is_whole=not self._takes_unproven)
+                here = partial.arrived_until(position)
                 is_held = not self._takes_unproven and root is None
                 return min(here, self._held_from) if is_held else here
             if self._lost is partial or not isinstance(state, Standing):

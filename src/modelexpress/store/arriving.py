@@ -16,6 +16,7 @@ from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.tasks import finish, run_bounded
 from modelexpress.store.digests import DigestList
 from modelexpress.store.disk import DiskPool
+from modelexpress.store.journal import Piece
 from modelexpress.store.offers import Offer
 from modelexpress.store.partial import Partial
 from modelexpress.store.proof import STEP_BYTES, Prover, opened
@@ -30,18 +31,24 @@ def _ignore(count: int) -> None:
     pass
 
 
+async def _go_on() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """Who wants to know. `on_bytes`: bytes that count as done; `on_disk`: bytes of the disk that are taken.
 
     Both are negative when something is thrown away. `offer`: what readers see of the file. `room`: sets
-    bytes aside for a file that was to be here already, and has to be fetched after all.
+    bytes aside for a file that was to be here already, and has to be fetched after all. `wait_owned`: until
+    it is on record whose the file will be; it is not put in its place before.
     """
 
     on_bytes: Callable[[int], None] = _ignore
     on_disk: Callable[[int], None] = _ignore
     offer: Offer | None = None
     room: Room | None = None
+    wait_owned: Callable[[], Awaitable[object]] = _go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,7 @@ class Arriving:
             if isinstance(source, str):
                 return
             for index in known.find_differing(self.partial.digests):
-                right = {index: known.of_chunk(index)}
+                right = {index: Piece(chunk_span(index, self.entry.size).length, known.of_chunk(index))}
                 taken = await finish(self._pool.run(self._what, self.partial.resume, source, right, {}))
                 self.bytes_kept += taken
                 self._take_in(taken)

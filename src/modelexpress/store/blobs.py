@@ -138,13 +138,11 @@ class Blobs:
         self, repository: Repository, finding: Finding, source: Source, watch: Watch
     ) -> Obtained:
         entry = finding.entry
-        # Somebody may have brought it while we waited for the claim; the same bytes under two paths too.
-        if entry.digest is not None:
-            blob = repository.blob(entry.digest)
-            if await find_damage(self._pool, blob, entry) is None:
-                watch.on_bytes(entry.size)
-                return await self._as_it_stands(entry, blob, watch)
-        damaged = await self._find_damaged(finding)
+        what = f"looking for {entry.path}"
+        blob, damaged = await self._pool.run(what, self._look_again, repository, finding)
+        if blob is not None and await find_damage(self._pool, blob, entry) is None:
+            watch.on_bytes(entry.size)
+            return await self._as_it_stands(entry, blob, watch)
         for reading in range(1, _READINGS + 1):
             # In the second reading nothing is believed: the list itself may be what is wrong.
             arriving = Arriving(self._pool, entry, watch, damaged if reading == 1 else None)
@@ -158,14 +156,19 @@ class Blobs:
                 _log.warning("%s of %s: %s; reading it once more", shown(entry.path), repository.name, error)
         raise AssertionError("unreachable: the last reading returns or raises")
 
-    async def _find_damaged(self, finding: Finding) -> Damaged | None:
-        """The file that stands damaged at its place, if there is a list of what it was."""
+    def _look_again(self, repository: Repository, finding: Finding) -> tuple[Path | None, Damaged | None]:
+        """The blob, if there is one: somebody may have brought it while we waited for the claim.
+
+        And the file that stands damaged at its place, if there is a list of what it was.
+        """
         entry = finding.entry
-        if entry.digest is None or entry.size <= CHUNK_BYTES:
-            return None
-        what = f"reading the digest list of {entry.path}"
-        known = await self._pool.run(what, self.lists.find, entry.digest, entry.size)
-        return None if known is None else Damaged(finding.path, known)
+        if entry.digest is None:
+            return None, None
+        blob, damaged = repository.blob(entry.digest), None
+        if entry.size > CHUNK_BYTES and finding.path.exists():
+            known = self.lists.find(entry.digest, entry.size)
+            damaged = None if known is None else Damaged(finding.path, known)
+        return blob if blob.exists() else None, damaged
 
     async def _fetch(
         self, repository: Repository, arriving: Arriving, partial: Partial, source: Source
@@ -179,6 +182,7 @@ class Blobs:
             if arriving.watch.offer is not None:
                 # Readers need not wait for the disk: what was lost now would be fetched and proven again.
                 arriving.watch.offer.prove(DigestList(entry.size, partial.digests).root)
+            await arriving.watch.wait_owned()
             blob, what = repository.blob(proven.digest), f"looking for equals of {entry.path}"
             twins = await self._pool.run(what, self.twins.find, repository, proven.digest, entry.size)
             mtime_ns = await finish(self._pool.run(f"storing {entry.path}", _store, partial, blob, twins))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The journal beside a partial file: which chunks arrived, the BLAKE3 of each, the origin's validators.
+"""The journal beside a partial file: what is here of each chunk, its BLAKE3, the origin's validators.
 
 JSON lines, appended without fsync: the journal is a hint. After a crash each chunk that it names is
 hashed again before it counts, and a torn or foreign line ends the reading. Blocking.
@@ -12,14 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES
+from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, chunk_span, count_chunks
 from modelexpress.store.volume import Process
 
 FORMAT = 1
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-_MOST_BYTES = 256 * 1024 * 1024  # of a journal: three times what a file of 10 TB needs
+_MOST_BYTES = 256 * 1024 * 1024  # of a journal: what a file of 2 TB needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,29 @@ class Header:
     process: Process | None = None
 
 
+class Piece(NamedTuple):
+    """The first `length` bytes of a chunk, and their BLAKE3."""
+
+    length: int
+    digest: bytes
+
+
 @dataclass(slots=True)
 class Journalled:
-    """What a journal says. `digests` by chunk number; `etags` by host.
+    """What a journal says. `pieces` by chunk number; `etags` by host.
 
     `is_left`: its writer has let go of the file, and whoever comes next may go on with it.
     """
 
     header: Header
-    digests: dict[int, bytes] = field(default_factory=dict)
+    pieces: dict[int, Piece] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     is_left: bool = False
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Bytes that were here, if they still are."""
+        return sum(piece.length for piece in self.pieces.values())
 
 
 class Journal:
@@ -59,9 +71,9 @@ class Journal:
             path.unlink(missing_ok=True)
             raise
 
-    def chunk(self, index: int, digest: bytes) -> None:
-        """Chunk `index` is in the file and has this BLAKE3."""
-        self._append({"c": index, "b": digest.hex()})
+    def piece(self, index: int, length: int, digest: bytes) -> None:
+        """The first `length` bytes of chunk `index` are in the file and have this BLAKE3."""
+        self._append({"c": index, "n": length, "b": digest.hex()})
 
     def etag(self, host: str, etag: str) -> None:
         """The origin at `host` names the file's version so."""
@@ -96,7 +108,7 @@ def read_journal(path: Path) -> Journalled | None:
             elif "left" in row:
                 found.is_left = bool(row["left"])
             elif "c" in row:
-                _take_chunk(found, row)
+                _take_piece(found, row)
             else:
                 found.etags[str(row["host"])] = str(row["etag"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -136,8 +148,12 @@ def _process_of(row: dict[str, Any]) -> Process:
     return Process(**row)
 
 
-def _take_chunk(found: Journalled, row: dict[str, Any]) -> None:
-    index, digest = row["c"], bytes.fromhex(row["b"])
-    if not isinstance(index, int) or len(digest) != DIGEST_BYTES:
-        raise ValueError("not a chunk")
-    found.digests[index] = digest
+def _take_piece(found: Journalled, row: dict[str, Any]) -> None:
+    index, length, digest = row["c"], row["n"], bytes.fromhex(row["b"])
+    if not isinstance(index, int) or not isinstance(length, int) or len(digest) != DIGEST_BYTES:
+        raise ValueError("not a piece")
+    if not 0 <= index < count_chunks(found.header.size):
+        raise ValueError("no chunk of this file")
+    if not 0 < length <= chunk_span(index, found.header.size).length:
+        raise ValueError("not of that chunk")
+    found.pieces[index] = Piece(length, digest)  # the last word counts: a wrong chunk begins anew

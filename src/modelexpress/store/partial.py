@@ -12,10 +12,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelexpress.domain.chunks import CHUNK_BYTES, chunk_span
+from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.errors import Corrupt
 from modelexpress.store.disk import disk_bytes, disk_errors
-from modelexpress.store.journal import Journal
+from modelexpress.store.journal import Journal, Piece
 from modelexpress.transfer import Arrivals
 
 _CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS)
@@ -62,10 +62,12 @@ class Partial(Arrivals):
         with disk_errors(f"writing {self.path.name}"):
             _write_all(self._descriptor, data, index * CHUNK_BYTES + offset)
 
-    def _record(self, index: int, digest: bytes) -> None:
+    def _record(self, index: int, length: int, digest: bytes) -> None:
+        # Before readers have the bytes: whoever goes on at another process of ours, after a crash, goes on
+        # with the same ones, right or wrong, and hears of it when they were wrong.
         with disk_errors(f"writing {self.path.name}"):
             self._save_etags()
-            self._journal.chunk(index, digest)
+            self._journal.piece(index, length, digest)
 
     # -- validators
 
@@ -105,23 +107,24 @@ class Partial(Arrivals):
 
     # -- resuming
 
-    def resume(self, source: int, digests: Mapping[int, bytes], etags: Mapping[str, str]) -> int:
-        """Take over what a journal names of the file open at `source`, each chunk hashed again; bytes taken.
+    def resume(self, source: int, pieces: Mapping[int, Piece], etags: Mapping[str, str]) -> int:
+        """Take over what a journal names of the file open at `source`, each piece hashed again; bytes taken.
 
-        `source` may be this very file; of another one the chunks are copied.
+        `source` may be this very file; of another one the pieces are copied.
         """
         taken = 0
         buffer = memoryview(bytearray(CHUNK_BYTES))
-        for index in sorted(i for i in digests if 0 <= i < self._chunks.count):
-            span = chunk_span(index, self.size)
-            data = buffer[: span.length]
-            if not _can_read(source, data, span.start) or blake3(data).digest() != digests[index]:
+        for index, piece in sorted(pieces.items()):
+            data = buffer[: piece.length]
+            if not _can_read(source, data, index * CHUNK_BYTES):
+                continue
+            hasher = blake3(data)
+            if hasher.digest() != piece.digest:
                 continue
             if not os.path.sameopenfile(source, self._descriptor):
                 self._write(index, 0, data)
-            self._record(index, digests[index])
-            self.note(index, digests[index])
-            taken += span.length
+            self._keep(index, piece.length, hasher)
+            taken += piece.length
         for host, etag in etags.items():
             self.check_version(host, etag)
         return taken

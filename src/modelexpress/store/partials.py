@@ -131,7 +131,7 @@ class Partials:
             for leftover in self._find(f"*.{_key(repository, entry)}.*")
             if _fits(leftover.said.header, repository, entry)
         ]
-        return max(fitting, key=lambda found: (found.is_ours, len(found.said.digests)), default=None)
+        return max(fitting, key=lambda found: (found.is_ours, found.said.arrived_bytes), default=None)
 
     def _find(self, pattern: str) -> Iterator[_Leftover]:
         for journal in sorted(self._layout.partials.glob(pattern + JOURNAL)):
@@ -152,7 +152,7 @@ class Partials:
         except FileNotFoundError:
             return
         try:
-            taken = partial.resume(source, before.said.digests, before.said.etags)
+            taken = partial.resume(source, before.said.pieces, before.said.etags)
         finally:
             os.close(source)
         header = before.said.header

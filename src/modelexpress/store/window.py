@@ -11,7 +11,8 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
@@ -28,8 +29,9 @@ from modelexpress.store.partial import Partial
 _MOST_CHUNKS = 32  # of a range, of which the first has one
 _RANGE_SECONDS = 2.0  # a range is made so long that asking for it costs little, and losing it too
 _MOST_RANGES = 4  # of one file
+_HEAD_START_SECONDS = 0.02  # for the first of them, unless its bytes come sooner
 _PIECE_BYTES = 1024 * 1024  # what goes to the disk, and to readers, at once
-_FIRST_PIECE_BYTES = 64 * 1024  # of a range: whoever waits for its first byte has it soon
+_FIRST_PIECE_BYTES = 64 * 1024  # of a range: whoever waits for its first byte has it soon; they grow
 
 
 class Reader(Protocol):
@@ -154,6 +156,19 @@ class _Deaf:
         pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    """One file and where it goes; `rank` among those that are filled. `has_begun`: some of it has come."""
+
+    entry: FileEntry
+    partial: Partial
+    rank: int
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def make_buffer(self) -> memoryview:
+        return memoryview(bytearray(min(_PIECE_BYTES, self.entry.size)))
+
+
 class RangedSource:
     """A store Source over a Reader: the file's own digest has to vouch for what it brings.
 
@@ -174,43 +189,47 @@ class RangedSource:
         """Bring every missing chunk. Raises what the reader raises, Corrupt for a body of another length."""
         # Kept for a file that is filled a second time, for the sake of a chunk.
         rank = self._ranks.setdefault(entry.path, len(self._ranks) + 1) if entry.size > CHUNK_BYTES else 0
+        filling = _Filling(entry, partial, rank)
         try:
-            await self._fill_in_ranges(entry, partial, rank)
+            await self._fill_in_ranges(filling)
         except Unsupported:
-            await self._fill_whole(entry, partial, rank)
+            await self._fill_whole(filling)
 
-    async def _fill_in_ranges(self, entry: FileEntry, partial: Partial, rank: int) -> None:
+    async def _fill_in_ranges(self, filling: _Filling) -> None:
         async def work(number: int) -> None:
-            await self._work(entry, partial, rank)
+            if number:  # whoever waits for the first byte does not wait for four ranges to be asked for
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HEAD_START_SECONDS):
+                        await filling.has_begun.wait()
+            await self._work(filling)
 
-        workers = min(_MOST_RANGES, count_chunks(entry.size))
+        workers = min(_MOST_RANGES, count_chunks(filling.entry.size))
         if workers:
             await run_bounded(workers, range(workers), work)
 
-    async def _work(self, entry: FileEntry, partial: Partial, rank: int) -> None:
-        buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
+    async def _work(self, filling: _Filling) -> None:
+        entry, partial, buffer = filling.entry, filling.partial, filling.make_buffer()
         length = 1
         while True:
-            async with self._slots.one(rank, self):
+            async with self._slots.one(filling.rank, self):
                 span = partial.take_missing(length)
                 if span is None:
                     return
                 started = self._clock.monotonic()
                 try:
                     missing = span.bytes_of(entry.size).after(partial.begun_bytes(span.first))
-                    await self._bring(entry, partial, missing, buffer)
+                    await self._bring(filling, missing, buffer)
                 finally:
                     partial.give_back(span)
                 seconds = max(self._clock.monotonic() - started, 1e-3)
                 length = max(1, min(int(len(span) * _RANGE_SECONDS / seconds), _MOST_CHUNKS))
 
-    async def _fill_whole(self, entry: FileEntry, partial: Partial, rank: int) -> None:
-        buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
-        async with self._slots.one(rank, self):
-            await self._bring(entry, partial, ByteSpan(0, entry.size), buffer)
+    async def _fill_whole(self, filling: _Filling) -> None:
+        async with self._slots.one(filling.rank, self):
+            await self._bring(filling, ByteSpan(0, filling.entry.size), filling.make_buffer())
 
-    async def _bring(self, entry: FileEntry, partial: Partial, span: ByteSpan, buffer: memoryview) -> None:
-        what = f"writing {entry.path}"
+    async def _bring(self, filling: _Filling, span: ByteSpan, buffer: memoryview) -> None:
+        entry, partial, what = filling.entry, filling.partial, f"writing {filling.entry.path}"
         position, filled = span.start, 0  # behind `position` there are `filled` bytes in the buffer
         reading = self._reader.read(entry, span, partial.check_version)
         # Closed by us, not by the collector: its connection is free when we leave.
@@ -232,6 +251,7 @@ class RangedSource:
                         index = position // CHUNK_BYTES
                         # To its end even when cancelled: the thread writes from this buffer, into this file.
                         await finish(self._pool.run(what, partial.put, index, buffer[:due]))
+                        filling.has_begun.set()
                         position, filled = position + due, 0
         if position < span.end:
             arrived = position + filled - span.start
@@ -240,7 +260,7 @@ class RangedSource:
 
 def _piece_bytes(position: int, span: ByteSpan) -> int:
     """How many bytes from `position` on are kept together; none at the end of `span`."""
-    most = _FIRST_PIECE_BYTES if position == span.start else _PIECE_BYTES
+    most = min(max(_FIRST_PIECE_BYTES, position - span.start), _PIECE_BYTES)
     return min(most, CHUNK_BYTES - position % CHUNK_BYTES, span.end - position)
 
 

@@ -44,7 +44,7 @@ class Arrivals(ABC):
 
     @property
     def arrived_bytes(self) -> int:
-        """Bytes of all chunks that have arrived whole."""
+        """Bytes that are here, those of chunks under way too."""
         with self._lock:
             return self._chunks.arrived_bytes
 
@@ -64,13 +64,10 @@ class Arrivals(ABC):
         with self._lock:
             return self._chunks.begun_bytes(index)
 
-    def arrived_until(self, offset: int, is_whole: bool = False) -> int:
-        """The end of the bytes that are here without a gap from `offset` on.
-
-        `is_whole`: only chunks count that have arrived whole.
-        """
+    def arrived_until(self, offset: int) -> int:
+        """The end of the bytes that are here without a gap from `offset` on."""
         with self._lock:
-            return self._chunks.arrived_until(offset, is_whole)
+            return self._chunks.arrived_until(offset)
 
     def take_missing(self, most: int) -> ChunkSpan | None:
         """The next chunks to bring, nearest to the front, at most `most`; None: nothing is missing now."""
@@ -93,23 +90,20 @@ class Arrivals(ABC):
             raise ValueError(f"chunk {index} has {length} bytes, {begun} are here, {len(data)} more came")
         try:
             self._write(index, begun, data)
-            digest = self._hash(index, data, is_last=begun + len(data) == length)
-            if digest is not None:
-                self._record(index, digest)
+            with self._lock:
+                hasher = self._hashers.pop(index, None) or blake3()
+            hasher.update(data)
+            self._keep(index, begun + len(data), hasher)
         except BaseException:
             self._begin_anew(index)
             raise
-        if digest is None:
-            with self._lock:
-                self._chunks.grown(index, len(data))
-        else:
-            self.note(index, digest)
         if self._on_arrival is not None:
             self._on_arrival(len(data))
 
     def note(self, index: int, digest: bytes) -> None:
         """Chunk `index` is here and has this BLAKE3."""
         with self._lock:
+            self._hashers.pop(index, None)
             self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
             self._chunks.arrived(index)
 
@@ -125,19 +119,19 @@ class Arrivals(ABC):
     def _write(self, index: int, offset: int, data: memoryview) -> None:
         """Put `data` at `offset` of chunk `index`."""
 
-    def _record(self, index: int, digest: bytes) -> None:  # noqa: B027 - memory has nothing to record
-        """Chunk `index` is written, and about to count as arrived."""
+    def _record(self, index: int, length: int, digest: bytes) -> None:  # noqa: B027 - nothing in memory
+        """The first `length` bytes of chunk `index`, which have this BLAKE3, are about to count as here."""
 
-    def _hash(self, index: int, data: memoryview, is_last: bool) -> bytes | None:
-        """Take the next bytes of a chunk; its digest when they were the last."""
-        with self._lock:
-            hasher = self._hashers.pop(index, None) or blake3()
-        hasher.update(data)
-        if is_last:
-            return hasher.digest()
+    def _keep(self, index: int, length: int, hasher: blake3) -> None:
+        """The first `length` bytes of chunk `index` are written, and `hasher` has seen them."""
+        digest = hasher.digest()
+        self._record(index, length, digest)
+        if length == chunk_span(index, self.size).length:
+            self.note(index, digest)
+            return
         with self._lock:
             self._hashers[index] = hasher
-        return None
+            self._chunks.grown(index, length - self._chunks.begun_bytes(index))
 
     def _begin_anew(self, index: int) -> None:
         with self._lock:

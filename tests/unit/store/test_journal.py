@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from hypothesis import strategies as st
 from tests.support.arrivals import current_process
 
 from modelexpress.domain.chunks import CHUNK_BYTES
-from modelexpress.store.journal import FORMAT, Header, Journal, read_journal
+from modelexpress.store.journal import FORMAT, Header, Journal, Piece, read_journal
 
 HEADER = Header("org/name", "model.safetensors", 10 * CHUNK_BYTES, "sha256:" + "0" * 64, current_process())
-DIGESTS = {index: bytes([index]) * 32 for index in (3, 0, 7)}
+PIECES = {index: Piece(index * 1000 + 1, bytes([index]) * 32) for index in (3, 0, 7)}
 
 
 def write(path: Path, header: Header = HEADER) -> bytes:
     journal = Journal(path, header)
-    for index, digest in DIGESTS.items():
-        journal.chunk(index, digest)
+    for index, piece in PIECES.items():
+        journal.piece(index, *piece)
     journal.etag("cdn.test", '"v1"')
     journal.close()
     return path.read_bytes()
@@ -36,7 +37,7 @@ def header_row(**changes: Any) -> bytes:
         "format": FORMAT,
         "repository": "org/name",
         "path": "x",
-        "size": 5,
+        "size": 3 * CHUNK_BYTES - 1,
         "digest": "",
         "chunk_bytes": CHUNK_BYTES,
         "process": None,
@@ -44,8 +45,8 @@ def header_row(**changes: Any) -> bytes:
     return json.dumps({**row, **changes}).encode() + b"\n"
 
 
-def chunk_row(index: Any, digest: Any) -> bytes:
-    return json.dumps({"c": index, "b": digest}).encode() + b"\n"
+def piece_row(index: Any, digest: Any, length: Any = 5) -> bytes:
+    return json.dumps({"c": index, "n": length, "b": digest}).encode() + b"\n"
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     found = read_journal(tmp_path / "j")
 
     assert found is not None and found.header == HEADER
-    assert found.digests == DIGESTS and found.etags == {"cdn.test": '"v1"'}
+    assert found.pieces == PIECES and found.etags == {"cdn.test": '"v1"'}
 
 
 def test_a_journal_is_never_written_over_another_one(tmp_path: Path) -> None:
@@ -66,10 +67,10 @@ def test_a_journal_is_never_written_over_another_one(tmp_path: Path) -> None:
 
 def test_the_last_word_about_a_chunk_counts(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    path.write_bytes(header_row() + chunk_row(1, "aa" * 32) + chunk_row(1, "bb" * 32))
+    path.write_bytes(header_row() + piece_row(1, "aa" * 32, 9) + piece_row(1, "bb" * 32, 7))
     found = read_journal(path)
 
-    assert found is not None and found.digests == {1: b"\xbb" * 32}
+    assert found is not None and found.pieces == {1: Piece(7, b"\xbb" * 32)}
 
 
 def test_a_journal_torn_at_any_byte_says_what_its_whole_lines_say(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_journal_torn_at_any_byte_says_what_its_whole_lines_say(tmp_path: Path
         assert (found is None) == (lines == 0)
         if found is not None:
             assert found.header == HEADER
-            assert list(found.digests.items()) == list(DIGESTS.items())[: lines - 1]
+            assert list(found.pieces.items()) == list(PIECES.items())[: lines - 1]
 
 
 @given(
@@ -97,7 +98,7 @@ def test_whatever_bytes_follow_what_was_read_before_is_as_good_as_ever(rubbish: 
         found = read_journal(path)
 
         assert found is not None and found.header == HEADER
-        assert {index: found.digests[index] for index in DIGESTS} == DIGESTS
+        assert {index: found.pieces[index] for index in PIECES} == PIECES
 
 
 JSON_VALUES = st.recursive(
@@ -107,7 +108,7 @@ JSON_VALUES = st.recursive(
 )
 ROWS = st.one_of(
     JSON_VALUES,
-    st.fixed_dictionaries({"c": JSON_VALUES, "b": JSON_VALUES}),
+    st.fixed_dictionaries({"c": JSON_VALUES, "n": JSON_VALUES, "b": JSON_VALUES}),
     st.fixed_dictionaries({"host": JSON_VALUES, "etag": JSON_VALUES}),
 )
 
@@ -120,8 +121,8 @@ def test_whatever_rows_follow_nothing_raises_and_what_came_before_stands(rows: l
         path.write_bytes(write(Path(folder, "w")) + added)
         found = read_journal(path)
 
-        assert found is not None and set(DIGESTS) <= set(found.digests)
-        assert all(isinstance(i, int) and len(d) == 32 for i, d in found.digests.items())
+        assert found is not None and set(PIECES) <= set(found.pieces)
+        assert all(0 <= i < 10 and len(piece.digest) == 32 for i, piece in found.pieces.items())
 
 
 @given(
@@ -130,7 +131,7 @@ def test_whatever_rows_follow_nothing_raises_and_what_came_before_stands(rows: l
 def test_a_header_that_says_nonsense_raises_nothing(field: str, value: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "j")
-        path.write_bytes(header_row(**{field: value}) + chunk_row(0, "aa" * 32))
+        path.write_bytes(header_row(**{field: value}) + piece_row(0, "aa" * 32))
         read_journal(path)
 
 
@@ -158,9 +159,9 @@ def test_a_size_that_is_no_number_of_bytes_makes_it_no_journal(tmp_path: Path, s
         b"{" * 100_000 + b"\n",
         b"[" * 1_000_000 + b"\n",
         b'{"format": 1}\n',
-        header_row(format=FORMAT + 1) + chunk_row(0, "aa" * 32),
+        header_row(format=FORMAT + 1) + piece_row(0, "aa" * 32),
         header_row(format="1"),
-        header_row(chunk_bytes=CHUNK_BYTES * 2) + chunk_row(0, "aa" * 32),
+        header_row(chunk_bytes=CHUNK_BYTES * 2) + piece_row(0, "aa" * 32),
         header_row(size="x"),
         header_row(size=None),
         header_row(process=[]),
@@ -180,16 +181,19 @@ def test_what_is_no_journal_of_ours_is_none(tmp_path: Path, content: bytes) -> N
 @pytest.mark.parametrize(
     "row",
     [
-        chunk_row("1", "aa" * 32),
-        chunk_row(1.0, "aa" * 32),
-        chunk_row(None, "aa" * 32),
-        chunk_row([1], "aa" * 32),
-        chunk_row(1, "aa" * 31),
-        chunk_row(1, "aa" * 33),
-        chunk_row(1, ""),
-        chunk_row(1, None),
-        chunk_row(1, 5),
-        chunk_row(1, "zz" * 32),
+        piece_row("1", "aa" * 32),
+        piece_row(1.0, "aa" * 32),
+        piece_row(None, "aa" * 32),
+        piece_row([1], "aa" * 32),
+        piece_row(1, "aa" * 31),
+        piece_row(1, "aa" * 33),
+        piece_row(1, ""),
+        piece_row(1, None),
+        piece_row(1, 5),
+        piece_row(1, "zz" * 32),
+        piece_row(1, "aa" * 32, "5"),
+        piece_row(1, "aa" * 32, 5.0),
+        piece_row(1, "aa" * 32, None),
         b'{"c": 1}\n',
         b"{}\n",
         b'{"host": "h"}\n',
@@ -197,21 +201,26 @@ def test_what_is_no_journal_of_ours_is_none(tmp_path: Path, content: bytes) -> N
         b"\xff\n",
         b'{"c": ' + b"9" * 5_000 + b', "b": "' + b"aa" * 32 + b'"}\n',
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_a_foreign_line_ends_the_reading_there(tmp_path: Path, row: bytes) -> None:
     path = tmp_path / "j"
-    path.write_bytes(header_row() + chunk_row(0, "aa" * 32) + row + chunk_row(2, "aa" * 32))
+    path.write_bytes(header_row() + piece_row(0, "aa" * 32) + row + piece_row(2, "aa" * 32))
     found = read_journal(path)
 
-    assert found is not None and found.digests == {0: b"\xaa" * 32}
+    assert found is not None and found.pieces == {0: Piece(5, b"\xaa" * 32)}
 
 
-def test_chunk_numbers_beyond_all_files_are_read_and_mean_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("index", "length"),
+    [(10**30, 5), (-1, 5), (3, 5), (0, 0), (0, -1), (0, CHUNK_BYTES + 1), (2, CHUNK_BYTES), (0, 10**30)],
+)
+def test_a_piece_that_the_file_cannot_have_ends_the_reading(tmp_path: Path, index: int, length: int) -> None:
     path = tmp_path / "j"
-    path.write_bytes(header_row() + chunk_row(10**30, "aa" * 32) + chunk_row(-1, "aa" * 32))
+    path.write_bytes(header_row() + piece_row(1, "aa" * 32) + piece_row(index, "aa" * 32, length))
+    found = read_journal(path)
 
-    assert read_journal(path) is not None
+    assert found is not None and list(found.pieces) == [1]
 
 
 def test_a_journal_of_300_megabytes_is_not_read(tmp_path: Path) -> None:
@@ -236,11 +245,11 @@ def test_what_cannot_be_read_is_none(tmp_path: Path, kind: str) -> None:
 
 
 def test_lines_of_many_threads_never_mix(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j", HEADER)
+    journal = Journal(tmp_path / "j", replace(HEADER, size=800 * CHUNK_BYTES))
 
     def write_some(first: int) -> None:
         for index in range(first, first + 200):
-            journal.chunk(index, index.to_bytes(32, "big"))
+            journal.piece(index, index + 1, index.to_bytes(32, "big"))
 
     threads = [threading.Thread(target=write_some, args=(n * 200,)) for n in range(4)]
     for thread in threads:
@@ -250,4 +259,4 @@ def test_lines_of_many_threads_never_mix(tmp_path: Path) -> None:
     journal.close()
     found = read_journal(tmp_path / "j")
 
-    assert found is not None and found.digests == {n: n.to_bytes(32, "big") for n in range(800)}
+    assert found is not None and found.pieces == {n: Piece(n + 1, n.to_bytes(32, "big")) for n in range(800)}

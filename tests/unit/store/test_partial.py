@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from tests.support.arrivals import chunk_of, content_of, digests_of, flip, open_descriptors
 from tests.support.limits import files_limited_to
 
-from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, ChunkSpan, count_chunks
+from modelexpress.domain.chunks import CHUNK_BYTES, DIGEST_BYTES, ChunkSpan, chunk_span, count_chunks
 from modelexpress.domain.errors import Corrupt, NoRoom
-from modelexpress.store.journal import Header, Journal, read_journal
+from modelexpress.store.journal import Header, Journal, Piece, read_journal
 from modelexpress.store.partial import Partial
 
 SIZE = 3 * CHUNK_BYTES + 7
@@ -32,13 +33,13 @@ class Closing(Partial):
         self.is_closed = True
         super().close()
 
-    def journalled(self) -> dict[int, bytes]:
+    def journalled(self) -> dict[int, Piece]:
         found = read_journal(self._journal.path)
         assert found is not None
-        return found.digests
+        return found.pieces
 
-    def resume_from_itself(self, digests: dict[int, bytes], etags: dict[str, str]) -> int:
-        return self.resume(self._descriptor, digests, etags)
+    def resume_from_itself(self, pieces: dict[int, Piece], etags: dict[str, str]) -> int:
+        return self.resume(self._descriptor, pieces, etags)
 
 
 Make = Callable[..., Closing]
@@ -60,6 +61,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
             partial.close()
 
 
+def pieces_of(content: bytes) -> dict[int, Piece]:
+    digests, spans = (
+        digests_of(content),
+        [chunk_span(i, len(content)) for i in range(count_chunks(len(content)))],
+    )
+    return {i: Piece(span.length, digests[i * 32 : i * 32 + 32]) for i, span in enumerate(spans)}
+
+
 def put_all(partial: Partial, content: bytes = CONTENT) -> None:
     for index in range(count_chunks(len(content))):
         partial.put(index, chunk_of(content, index))
@@ -77,7 +86,7 @@ def test_chunks_put_in_any_order_are_the_file(make: Make, size: int) -> None:
 
     assert partial.is_complete and partial.prefix_bytes == partial.arrived_bytes == sum(heard) == size
     assert partial.path.read_bytes() == content and partial.digests == digests_of(content)
-    assert partial.journalled() == {i: digests_of(content)[i * 32 : i * 32 + 32] for i in order}
+    assert partial.journalled() == pieces_of(content)
 
 
 def test_what_has_not_arrived_is_zeros_in_the_list_and_nothing_to_read(make: Make) -> None:
@@ -162,26 +171,30 @@ class TestResume:
         assert after.digests[32:] == digests_of(CONTENT)[32:]
 
     def test_what_a_journal_claims_of_bytes_that_are_not_there_counts_nothing(self, make: Make) -> None:
-        digests = dict.fromkeys(range(4), b"x" * 32)
+        pieces = {0: Piece(5, b"x" * 32), 1: Piece(CHUNK_BYTES, b"x" * 32), 3: Piece(7, b"x" * 32)}
         partial = make()
 
-        assert partial.resume_from_itself(digests, {}) == 0
+        assert partial.resume_from_itself(pieces, {}) == 0
         assert partial.arrived_bytes == 0 and partial.journalled() == {}
 
-    def test_chunk_numbers_outside_the_file_are_passed_over(self, make: Make) -> None:
-        before = make("a")
-        put_all(before)
-        digests = {
-            **before.journalled(),
-            -1: b"x" * 32,
-            4: b"x" * 32,
-            10**30: b"x" * 32,
-            -(10**30): b"x" * 32,
-        }
-        after = make("b", part="a")
+    @pytest.mark.parametrize("is_copied", [False, True])
+    def test_the_beginning_of_a_chunk_is_gone_on_from(
+        self, make: Make, tmp_path: Path, is_copied: bool
+    ) -> None:
+        before, first, second = make("a"), chunk_of(CONTENT, 0), chunk_of(CONTENT, 1)
+        for start in (0, 1000, 70_000):
+            before.put(0, first[start : 1000 if start == 0 else 70_000 if start == 1000 else 90_000])
+        before.put(1, second[:5])
+        flip(before.path, CHUNK_BYTES + 4)
+        after = make("b", part="" if is_copied else "a")
+        with before.path.open("rb") as source:
+            taken = after.resume(source.fileno(), before.journalled(), {})
 
-        assert after.resume_from_itself(digests, {}) == SIZE and after.is_complete
-        assert len(after.digests) == 4 * DIGEST_BYTES
+        assert taken == after.arrived_bytes == after.prefix_bytes == after.begun_bytes(0) == 90_000
+        assert after.begun_bytes(1) == 0 and after.journalled() == {0: before.journalled()[0]}
+        assert after.read(0, 90_000) == first[:90_000]
+        after.put(0, first[90_000:])
+        assert after.journalled() == {0: pieces_of(CONTENT)[0]}
 
     def test_a_source_that_was_cut_gives_what_is_left_of_it(self, make: Make, tmp_path: Path) -> None:
         before = make("a")
@@ -221,7 +234,7 @@ class TestVersions:
         found = read_journal(before.path.with_suffix(".journal"))
         assert found is not None and found.etags == {"origin": "v1"}
         after = make("b", part="a")
-        after.resume_from_itself(found.digests, found.etags)
+        after.resume_from_itself(found.pieces, found.etags)
 
         with pytest.raises(Corrupt, match="v1 became v2"):
             after.check_version("origin", "v2")
@@ -259,16 +272,14 @@ class TestRefusals:
         partial.put(2, chunk_of(CONTENT, 2))
         assert partial.arrived_bytes == CHUNK_BYTES
 
-    def test_pieces_are_in_the_file_at_once_and_in_the_journal_when_the_chunk_is_whole(
-        self, make: Make
-    ) -> None:
+    def test_a_piece_is_in_the_file_and_in_the_journal_when_it_counts(self, make: Make) -> None:
         partial, chunk = make(), chunk_of(CONTENT, 0)
         for start in range(0, CHUNK_BYTES, 1_000_000):
-            assert partial.journalled() == {} and partial.prefix_bytes == start
             partial.put(0, chunk[start : start + 1_000_000])
-            assert partial.read(start, 1000) == chunk[start : start + 1000]
-
-        assert partial.journalled() == {0: digests_of(CONTENT)[:DIGEST_BYTES]}
+            end = partial.prefix_bytes
+            assert end == min(start + 1_000_000, CHUNK_BYTES)
+            assert partial.read(start, end - start) == chunk[start:end]
+            assert partial.journalled() == {0: Piece(end, blake3(chunk[:end]).digest())}
 
     def test_a_piece_that_cannot_be_written_makes_its_chunk_begin_anew(self, make: Make) -> None:
         partial, chunk = make(), chunk_of(CONTENT, 2)
@@ -278,7 +289,7 @@ class TestRefusals:
         assert partial.begun_bytes(2) == 0
         partial.put(2, chunk)
 
-        assert partial.journalled()[2] == digests_of(CONTENT)[2 * DIGEST_BYTES : 3 * DIGEST_BYTES]
+        assert partial.journalled()[2] == pieces_of(CONTENT)[2]
 
 
 class TestTheEnd:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.arrivals import GatedPool, Origin, chunk_of, content_of, digests_of, entry_of
 
-from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
+from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.spans import ByteSpan
@@ -344,16 +344,38 @@ class TestRanges:
     async def test_whoever_waits_for_the_first_byte_has_it_before_the_chunk_is_whole(
         self, pool: GatedPool, make: Make
     ) -> None:
-        content, partial_bytes = content_of(2 * CHUNK_BYTES), list[int]()
+        content, seen = content_of(2 * CHUNK_BYTES), list[int]()
 
         async def look(offset: int) -> None:
-            if offset == 1024 * 1024:
-                partial_bytes.append(partial.prefix_bytes)
+            if offset <= CHUNK_BYTES // 2:
+                seen.append(partial.prefix_bytes // 1024)
 
         partial, origin = make(content), Origin(content, look)
-        await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+        origin.piece_bytes = 64 * 1024
+        await RangedSource(origin, pool, Slots(lambda: 1)).fill(entry_of(content), partial)
 
-        assert partial_bytes == [64 * 1024]
+        assert sorted(set(seen)) == [0, 64, 128, 256, 512, 1024, 2048]
+
+    async def test_the_first_range_has_a_head_start_and_no_more(self, pool: GatedPool, make: Make) -> None:
+        content, asked = content_of(4 * CHUNK_BYTES), list[tuple[int, int]]()
+        go_on = asyncio.Event()
+
+        async def look(offset: int) -> None:
+            asked.append((offset // CHUNK_BYTES, partial.prefix_bytes))
+            if offset >= 3 * CHUNK_BYTES:
+                go_on.set()
+            if is_stuck and not offset:
+                await go_on.wait()
+
+        for is_stuck in (False, True):
+            asked.clear()
+            go_on.clear()
+            partial = make(content)
+            origin = Origin(content, look)
+            await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
+
+            others = [prefix for index, prefix in asked if index == 1]
+            assert asked[0] == (0, 0) and bool(others[0]) == (not is_stuck)
 
     async def test_an_earlier_file_comes_before_a_later_one_and_a_small_one_before_both(
         self, pool: GatedPool, make: Make
@@ -418,12 +440,6 @@ class TestRanges:
         assert order[-1] == "mine", "one model had to wait for the last byte of the other"
 
 
-def kept_bytes(partial: Partial) -> int:
-    """All that is here: chunks, and the beginnings of chunks."""
-    begun = sum(partial.begun_bytes(index) for index in range(count_chunks(partial.size)))
-    return partial.arrived_bytes + begun
-
-
 class Wrong(Origin):
     """Answers every range with `more` bytes too many (or too few)."""
 
@@ -449,7 +465,7 @@ class TestTrouble:
             await RangedSource(Wrong(content, more), pool, Slots(lambda: 1)).fill(entry_of(content), partial)
 
         whole = 1 if more > 0 else 0
-        assert partial.arrived_bytes == whole * CHUNK_BYTES
+        assert partial.has_arrived(0) == bool(whole) and partial.arrived_bytes < 2 * CHUNK_BYTES
         assert partial.digests[: 32 * whole] == digests_of(content)[: 32 * whole]
         span = partial.take_missing(9)
         assert span is not None and span.first == whole
@@ -468,8 +484,8 @@ class TestTrouble:
         with pytest.raises(Unreachable, match="the line is cut"):
             await RangedSource(origin, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
         assert origin.reading == 0, "a reading was left open"
-        assert partial.begun_bytes(2) == 64 * 1024 and pool.running == 0, "a chunk's beginning was lost"
-        before = kept_bytes(partial)
+        assert partial.begun_bytes(2) == 1024 * 1024 and pool.running == 0, "a chunk's beginning was lost"
+        before = partial.arrived_bytes
         again = Origin(content)
         await RangedSource(again, pool, Slots(lambda: 4)).fill(entry_of(content), partial)
 
@@ -556,10 +572,10 @@ class TestTrouble:
             await filling
 
         assert pool.running == 0
-        written = kept_bytes(partial)
+        written = partial.arrived_bytes
         assert 0 < written <= 4 * CHUNK_BYTES
         await asyncio.sleep(0.05)
-        assert kept_bytes(partial) == written
+        assert partial.arrived_bytes == written
         span = partial.take_missing(9)
         assert span is not None
         assert span.first * CHUNK_BYTES + partial.begun_bytes(span.first) == partial.prefix_bytes
