@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from modelexpress.store.disk import find_files, is_writer_dead, unique_name, write_durably
 from modelexpress.store.layout import Layout
@@ -21,35 +22,47 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
 
+class Meant(NamedTuple):
+    """One file: its path below the repository, and which one it is. A new one may get an old one's inode,
+    but not its time.
+    """
+
+    name: str
+    device: int
+    inode: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is to go. `files`: path below the repository, and the inode there: another one is not meant."""
+    """What is to go."""
 
     provider: str
     name: str
     commits: tuple[str, ...]
     refs: tuple[str, ...]
-    files: tuple[tuple[str, int, int], ...]
+    files: tuple[Meant, ...]
 
 
-def describe_files(repository: Path, paths: tuple[Path, ...]) -> tuple[tuple[str, int, int], ...]:
+def describe_files(repository: Path, paths: tuple[Path, ...]) -> tuple[Meant, ...]:
     """The files as an intent names them; those that have gone already are left out."""
     found = []
     for path in paths:
         with suppress(FileNotFoundError):
-            status = path.lstat()
-            found.append((path.relative_to(repository).as_posix(), status.st_dev, status.st_ino))
+            found.append(_meant(path.relative_to(repository).as_posix(), path.lstat()))
     return tuple(found)
 
 
-def is_still(repository: Path, file: tuple[str, int, int]) -> bool:
+def is_still(repository: Path, file: Meant) -> bool:
     """Whether the file that an intent names is still there."""
-    name, device, inode = file
     try:
-        status = (repository / name).lstat()
+        return _meant(file.name, (repository / file.name).lstat()) == file
     except OSError:
         return False
-    return (status.st_dev, status.st_ino) == (device, inode)
+
+
+def _meant(name: str, status: os.stat_result) -> Meant:
+    return Meant(name, status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def write_intent(layout: Layout, owner: str, intent: Intent) -> Path:
@@ -89,7 +102,7 @@ def _read(path: Path) -> Intent | None:
     content = json.loads(path.read_bytes())
     if content["format"] > FORMAT:
         return None
-    files = tuple((str(name), int(device), int(inode)) for name, device, inode in content["files"])
+    files = tuple(Meant(str(name), *map(int, rest)) for name, *rest in content["files"])
     return Intent(
         str(content["provider"]),
         str(content["name"]),

@@ -180,7 +180,8 @@ def finish_removals(layout: Layout, dead_owners: frozenset[str], records: Record
 def _plan_again(repository: Repository, ref: ModelRef, intent: Intent, records: Records) -> RepositoryRemoval:
     top = repository.path
     # Those that have gone already too: the folders that they leave empty go with them.
-    still = [top / f[0] for f in intent.files if is_still(top, f) or not os.path.lexists(top / f[0])]
+    meant = [(top / file.name, file) for file in intent.files]
+    still = [path for path, file in meant if is_still(top, file) or not os.path.lexists(path)]
     links = frozenset(path for path in still if path.is_relative_to(repository.snapshots))
     # Another snapshot may have come to need a blob since.
     others = (one for one in records.find_all(ref) if one.manifest.commit not in intent.commits)

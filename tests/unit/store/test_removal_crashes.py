@@ -146,13 +146,17 @@ def test_what_came_to_the_same_names_since_stays(layout: Layout) -> None:
     repository, records = layout.repository(REF), Records(layout, "me")
     plan = plan_removal(layout, REF, records, frozenset({GOING}), "")
     note_removal(layout, "me", plan)  # and then the process died
+    target, inode = repository.blobs / "theirs", plan.links[0].lstat().st_ino
+    target.write_bytes(b"theirs")
     for path in (*plan.links, *plan.blobs, *plan.refs):
         path.unlink()
     records.delete(REF, GOING)
-    target = repository.blobs / "theirs"
-    target.write_bytes(b"theirs")
+    # A file system gives the numbers of what has gone to what comes: theirs has that of ours where it can.
+    fresh = [repository.blobs / f"link-{number}" for number in range(20)]
+    for link in fresh:
+        link.symlink_to(target)
     plan.links[0].parent.mkdir(parents=True, exist_ok=True)
-    plan.links[0].symlink_to(target)
+    min(fresh, key=lambda link: link.lstat().st_ino != inode).rename(plan.links[0])
     plan.refs[0].write_text(STAYING)
 
     recover(layout)
