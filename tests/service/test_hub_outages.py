@@ -12,6 +12,7 @@ import pytest
 from tests.support.asking import Asker
 from tests.support.house import House, open_house
 
+from modelexpress.cache import hub_files
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -137,7 +138,10 @@ async def test_a_token_counts_no_longer_than_the_settings_say(hub: LocalHub, tmp
 
 
 @pytest.mark.parametrize("after", [0, 5_000_000, 8_999_999])
-async def test_wrong_bytes_never_come_as_a_whole_file(house: House, after: int) -> None:
+async def test_wrong_bytes_never_come_as_a_whole_file(
+    house: House, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_files, "_WRONG_SECONDS", 1.0)
     house.hub.faults.add(Fault("wrong_bytes", "body", LARGE, times=None, after=after))
     ask = Asker(house.hub_endpoint)
 
@@ -147,6 +151,11 @@ async def test_wrong_bytes_never_come_as_a_whole_file(house: House, after: int) 
     await house.settle()  # it is read twice before it is given up
     assert not list(house.root.rglob("blobs/*"))
     house.hub.faults.clear()
+    house.hub.log.clear()
+    told = await ask.get(path_of("demo/large"))
+    assert told.status == 502 and "arrived wrong" in told.headers["x-error-message"]
+    assert house.hub.log.bytes_sent == 0, "a client that asks at once costs the origin the file again"
+    await asyncio.sleep(1.0)
     assert (await ask.get(path_of("demo/large"))).body == CONTENT
 
 

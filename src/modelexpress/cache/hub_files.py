@@ -12,11 +12,11 @@ from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import FlightKey, Flights, PullState
 from modelexpress.cache.freshness import Freshness
-from modelexpress.cache.hub_known import FileKey, KnownFiles
+from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Cancelled, MxError, Unreachable, Unsupported
+from modelexpress.domain.errors import Cancelled, Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, refusal
 from modelexpress.domain.inventory import ModelKey
@@ -30,7 +30,7 @@ from modelexpress.store.survey import is_untouched, place_of
 
 DEFAULT_BRANCH = "main"
 _REFUSED = frozenset({401, 403})
-_MOST_REFUSALS = 10_000
+_WRONG_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ class HubFiles:
     def __init__(self, room: HubRoom) -> None:
         self._room = room
         self._parts = room.parts
-        self._refusals: dict[tuple[str, ModelRef, str], tuple[Document, float]] = {}
+        self._refusals = Lately[tuple[str, ModelRef, str], Document](room.parts.clock)
+        self._wrong = Lately[str, Corrupt](room.parts.clock)  # files by the ids of their offers
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
         """The file of what `ref` means now, or a refusal as the origin would have it.
@@ -144,7 +145,7 @@ class HubFiles:
             if answer is not None:
                 is_missed = here.commit == answer.commit and not here.is_held
                 return HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
-        refused = self._recall_refusal(rights, ref, path)
+        refused = self._refusals.find((rights.fingerprint, ref, path))
         if refused is not None:
             return refused
         wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
@@ -221,7 +222,7 @@ class HubFiles:
         try:
             key = (rights.fingerprint, wanted, path)
             answer = await self._room.asking.once(
-                key, lambda: provider.look_up(wanted, path, rights), seconds
+                key, lambda: provider.look_up(wanted, path, rights), f"{shown(path)} of {ref}", seconds
             )
         except MxError as error:
             if alone is None or not is_outage(error):
@@ -244,7 +245,7 @@ class HubFiles:
                 room.access.note(rights, repository, is_allowed=True)
         elif answer.status in _REFUSED:
             room.access.note(rights, repository, is_allowed=False)
-            self._remember_refusal(rights, ref, path, answer)
+            self._refusals.note((rights.fingerprint, ref, path), answer, room.access.denied_seconds)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
         if not is_commit(commit):
             return
@@ -252,16 +253,6 @@ class HubFiles:
             room.freshness.note(ref, commit)
         if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
             room.known.note_absent(FileKey(ref.name, commit, path))
-
-    def _remember_refusal(self, rights: Caller, ref: ModelRef, path: str, answer: Document) -> None:
-        until = self._parts.clock.monotonic() + self._room.access.denied_seconds
-        self._refusals[rights.fingerprint, ref, path] = (answer, until)
-        if len(self._refusals) > _MOST_REFUSALS:
-            del self._refusals[next(iter(self._refusals))]
-
-    def _recall_refusal(self, rights: Caller, ref: ModelRef, path: str) -> Document | None:
-        known = self._refusals.get((rights.fingerprint, ref, path))
-        return known[0] if known is not None and known[1] > self._parts.clock.monotonic() else None
 
     # -- bytes
 
@@ -298,11 +289,15 @@ class HubFiles:
         running = self._parts.offers.find(offer_id)
         if running is not None and running.holders:
             return "joined", running
+        if (wrong := self._wrong.find(offer_id)) is not None:
+            raise wrong
         request = PullRequest(ref, located.commit, ALL_FILES, rights, False, single=located.entry)
         key = FlightKey(
             ref.provider, ref.name, located.commit, f"file:{located.entry.path}", rights.fingerprint
         )
-        task, state = self._room.flights.join(key, revision, lambda state: self._room.pull(request, state))
+        task, state = self._room.flights.join(
+            key, revision, lambda state: self._pull(request, state, offer_id)
+        )
         listed = asyncio.ensure_future(state.listed.wait())
         try:
             await asyncio.wait({listed, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -319,6 +314,15 @@ class HubFiles:
         if standing is None:
             raise Unreachable(f"{shown(located.entry.path)} was removed right after it came; ask again")
         return "miss", standing
+
+    async def _pull(self, request: PullRequest, state: PullState, offer_id: str) -> Pulled:
+        try:
+            return await self._room.pull(request, state)
+        except Corrupt as error:
+            # A client that sees its connection end asks again, and would have the origin send it all again:
+            # for ever, as each time some of it is new to the client. A clear no ends that.
+            self._wrong.note(offer_id, error, _WRONG_SECONDS)
+            raise
 
 
 def _model(ref: ModelRef) -> ModelKey:

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an origin has said of single files of commits, which can never change; bounded. Pure."""
+"""What an origin has said: of files of commits, which never change, and what holds for a while. Pure."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from modelexpress.domain.clock import Clock
 from modelexpress.domain.hub import Located
 
 _MOST = 100_000
+_MOST_LATELY = 10_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,26 @@ class FileKey:
     name: str
     commit: str
     path: str
+
+
+class Lately(Generic[K, V]):
+    """What counts for a while from when it was noted; the oldest goes where there is too much."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[K, tuple[V, float]] = {}
+
+    def note(self, key: K, value: V, seconds: float) -> None:
+        """`value` counts for `key` from now on, for so long."""
+        self._known.pop(key, None)
+        self._known[key] = (value, self._clock.monotonic() + seconds)
+        if len(self._known) > _MOST_LATELY:
+            del self._known[next(iter(self._known))]
+
+    def find(self, key: K) -> V | None:
+        """What counts for `key` now."""
+        value, until = self._known.get(key, (None, 0.0))
+        return value if until > self._clock.monotonic() else None
 
 
 class KnownFiles:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is remembered of an origin's words: for how long, and how much."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelexpress.cache import hub_known
+from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately
+from modelexpress.domain.hub import Located
+from modelexpress.domain.manifest import FileEntry
+from modelexpress.testing.clock import FakeClock
+
+COMMIT = "1" * 40
+
+
+def located(path: str) -> Located:
+    return Located(COMMIT, FileEntry(path, 5), "etag")
+
+
+async def test_what_was_said_lately_counts_for_its_time_and_the_last_word_counts() -> None:
+    clock = FakeClock()
+    lately = Lately[str, str](clock)
+    lately.note("a", "no", 60)
+    await clock.advance(59)
+    lately.note("b", "never", 1)
+    assert (lately.find("a"), lately.find("b"), lately.find("c")) == ("no", "never", None)
+    await clock.advance(1)
+    assert (lately.find("a"), lately.find("b")) == (None, None)
+    lately.note("a", "yes", 60)
+    assert lately.find("a") == "yes"
+
+
+def test_the_oldest_goes_where_too_much_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_known, "_MOST_LATELY", 3)
+    lately = Lately[int, int](FakeClock())
+    for number in (1, 2, 3, 1, 4):  # said again is new again
+        lately.note(number, number, 60)
+
+    assert [lately.find(number) for number in (1, 2, 3, 4)] == [1, None, 3, 4]
+
+
+def test_files_are_known_absent_or_unheard_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_known, "_MOST", 2)
+    known, keys = KnownFiles(), [FileKey("a/b", COMMIT, path) for path in ("x", "y", "z")]
+    known.note("a/b", located("x"))
+    known.note_absent(keys[1])
+    assert known.find(keys[0]) == located("x") and not known.is_absent(keys[0])
+    assert known.find(keys[1]) is None and known.is_absent(keys[1])
+    assert known.find(keys[2]) is None and not known.is_absent(keys[2])
+    known.find(keys[0])
+    known.note("a/b", located("z"))
+    assert known.find(keys[0]) is not None and not known.is_absent(keys[1])
