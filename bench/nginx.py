@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.processes import clean_environment, free_port, running, wait_until_open
@@ -26,17 +26,13 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 @dataclass(frozen=True, slots=True)
 class HubPages:
-    """What a Hub says about one repository: its two listings, and the etag of each file.
-
-    `places`: where a file is to be had instead, with its size.
-    """
+    """What a Hub says about one repository: its two listings, and the etag of each file."""
 
     name: str
     commit: str
     revision: bytes
     tree: bytes
     etags: dict[str, str]
-    places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +90,6 @@ def _hub_locations(folder: Path, root: Path, hub: HubPages) -> str:
     for path, etag in hub.etags.items():
         quoted = f"etag off; add_header ETag '\"{etag}\"'; {commit}"
         where = f"/{hub.name}/resolve/{hub.commit}/{path}"
-        if path in hub.places:
-            url, size = hub.places[path]
-            linked = f"{commit} add_header X-Linked-Etag '\"{etag}\"'; add_header X-Linked-Size {size};"
-            lines.append(f'location = "{where}" {{ {linked} return 302 "{url}"; }}')
-            continue
         lines.append(f'location = "{where}" {{ alias "{root / path}"; {quoted} }}')
     return "\n".join(f"    {line}" for line in lines)
 

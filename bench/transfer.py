@@ -3,39 +3,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figures import MEGABYTE, Figure, Found, Run, Series, cpu_per_gigabyte, lowest, speed
 from bench.machine import pin
 from bench.models import check_room, keep_model, read_pages, sizes_of
 from bench.nginx import RawServer, raw_server
+from bench.olah import Mirror, olah_mirror
 from bench.scene import CONNECTIONS, NAME, Scene, alternate, out
 from bench.workers import Order, Worker, worker
 from scripts.local_hub import local_hub
 from scripts.processes import Server, serving
 
 from modelexpress import Client
-from modelexpress.client.rpc import Connection, Target
-from modelexpress.client.server_calls import ServerCalls
-from modelexpress.domain.refs import ModelRef
-from modelexpress.domain.selection import Selection
 
 _COPIES = 4  # of the model on disk at once: its source, the server's, the client's and pages touched before
 
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """A server that has the model, a raw one that serves the very same files, and one that sends to ours."""
+    """A server that has the model, a raw one that serves the very same files, a mirror if there is one."""
 
     server: Server
     raw: RawServer
-    door: RawServer
+    olah: Mirror | None
     sizes: dict[str, int]
     folder: Path
 
@@ -61,15 +56,10 @@ class Warm:
             words |= {"touched": str(self.folder / "touched"), "sizes": list(self.sizes.values())}
         return Order(act, self.server.process, words)
 
-    def hub_order(self, at: RawServer | None = None) -> Order:
-        """Pull with huggingface_hub from what answers as a Hub: with the files, or with where they are.
-
-        None: from our own Hub endpoint.
-        """
-        endpoint = self.server.hub_endpoint if at is None else f"http://127.0.0.1:{at.port}"
+    def hub_order(self, endpoint: str, process: int) -> Order:
+        """Pull with huggingface_hub from what answers as a Hub there."""
         folder = str(self.folder / "hub")
         words = {"endpoint": endpoint, "name": NAME, "folder": folder, "touch_bytes": self.bytes}
-        process = self.raw.process if at is self.raw else self.server.process
         return Order("hub", process, words)
 
     def memory_order(self) -> Order:
@@ -88,28 +78,15 @@ def warm(scene: Scene) -> Iterator[Warm]:
         with Client(endpoint=server.endpoint) as client:
             client.ensure(NAME)
         held = server.cache / f"models--{NAME.replace('/', '--')}" / "snapshots" / pages.commit
-        places = asyncio.run(_find_places(server, pages.commit))
         with (
             raw_server(folder / "raw", held, pages) as raw,
-            raw_server(folder / "door", held, replace(pages, places=places)) as door,
+            olah_mirror(folder / "olah", hub.endpoint) as olah,
         ):
             if scene.is_pinned:
                 pin(server.process, 0)
                 pin(raw.process, 0)
-            yield Warm(server, raw, door, sizes_of(held), folder)
+            yield Warm(server, raw, olah, sizes_of(held), folder)
     shutil.rmtree(folder)
-
-
-async def _find_places(server: Server, commit: str) -> dict[str, tuple[str, int]]:
-    """Where our data plane has each file; under another host name than the sender's, as a CDN has."""
-    address = urllib.parse.urlsplit(server.endpoint)
-    target = Target(address.hostname or "", address.port or 0, server.endpoint)
-    async with Connection(target) as connection:
-        await connection.connect()
-        offered = await ServerCalls(connection, 0).find_offered(ModelRef.parse(NAME), commit, Selection())
-    assert offered is not None
-    root = f"http://localhost:{offered.port}/-/blobs"
-    return {e.path: (f"{root}/{offered.tickets[e.path]}", e.size) for e in offered.manifest.files}
 
 
 def measure_disk(scene: Scene) -> Found:
@@ -135,22 +112,25 @@ def measure_others(scene: Scene) -> Found:
             "stream": at.pull_order("stream"),
         }
         if at.raw.kind == "nginx":
-            contenders["hub"] = at.hub_order(at.raw)
-            contenders["hub, our port"] = at.hub_order(at.door)
-            contenders["hub, our endpoint"] = at.hub_order()
+            contenders["hub"] = at.hub_order(f"http://127.0.0.1:{at.raw.port}", at.raw.process)
+        contenders["hub, our endpoint"] = at.hub_order(at.server.hub_endpoint, at.server.process)
+        if at.olah is not None:
+            contenders["hub, olah"] = at.hub_order(at.olah.endpoint, at.olah.process)
         series = _duel(scene, "others", at, contenders)
-    ours = series["disk"]
+    ours, at_endpoint = series["disk"], series["hub, our endpoint"]
     figures = [
+        speed("to disk, by huggingface_hub from our Hub endpoint", ours, at_endpoint, ">= 1.5"),
         speed("to disk, by StreamModelFiles at 1 MiB", ours, series["stream"], ">= 4"),
         speed("to disk, by the same into untouched pages", ours, series["new files"]),
     ]
     if "hub" in series:
         figures.append(speed("to disk, by huggingface_hub", ours, series["hub"], ">= 1.5", "from nginx"))
-        same = series["hub, our port"]
-        figures.append(speed("to disk, by huggingface_hub from our port", ours, same, ">= 1.5"))
         what = "huggingface_hub from our Hub endpoint, by the same from nginx"
-        figures.append(speed(what, series["hub, our endpoint"], series["hub"], ">= 0.8"))
+        figures.append(speed(what, at_endpoint, series["hub"], ">= 0.8"))
         figures.append(_fsync("huggingface_hub", series["hub"]))
+    if "hub, olah" in series:
+        what = "huggingface_hub from our Hub endpoint, by the same from olah"
+        figures.append(speed(what, at_endpoint, series["hub, olah"], ">= 1.5"))
     ours.name = "disk, beside others"
     return Found(list(series.values()), figures)
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc.aio
 import pytest
 from tests.support.calls import connected
 from tests.support.house import House, open_house
+from tests.support.venvs import make_client_venv
 
 from modelexpress import compose
 from modelexpress.client.remote_control import RemoteControl
@@ -49,3 +50,14 @@ async def control(request: pytest.FixtureRequest, house: House) -> AsyncIterator
         loaded = compose.load_settings("client", {"cache.directory": str(house.root)}, house.env)
         async with compose.open_local(loaded, house.env) as local:
             yield local
+
+
+@pytest.fixture
+def python_of(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, outer_environment: dict[str, str]
+) -> Callable[[str], Path]:
+    """The interpreter of a generation of Hub clients. Its environment is large and so is kept."""
+    cache = getattr(pytestconfig, "cache", None)
+    base = tmp_path_factory.getbasetemp()
+    folder = base if cache is None else cache.mkdir("conformance-venvs")
+    return lambda generation: make_client_venv(folder, generation, outer_environment)

@@ -19,16 +19,11 @@ import pytest
 from tests.support.conformance import CASES
 from tests.support.conformance.outcomes import without_chance
 from tests.support.conformance_run import Compared, compare
-from tests.support.venvs import make_venv
+from tests.support.venvs import GENERATIONS
 
 # Environments are made, and every case of a generation is run, before its first test is judged.
 pytestmark = [pytest.mark.packages, pytest.mark.timeout(600)]
 
-GENERATIONS = {
-    "0.36": "huggingface_hub>=0.36,<1 transformers",
-    "1": "huggingface_hub>=1,<2 transformers",
-    "2": "huggingface_hub>=2,<3 transformers",
-}
 PAIRS = [(g, name) for g in GENERATIONS for name, case in CASES.items() if case.is_for(g)]
 
 # What differs in the other hub, as these cases must notice.
@@ -48,22 +43,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "conformance"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-@pytest.fixture
-def python_of(
-    pytestconfig: pytest.Config, shared: Path, outer_environment: dict[str, str]
-) -> Callable[[str], Path]:
-    """The interpreter of a generation. Its environment is large and so is kept from run to run."""
-    cache = getattr(pytestconfig, "cache", None)
-    folder = shared if cache is None else cache.mkdir("conformance-venvs")
-
-    def make(generation: str) -> Path:
-        with open(folder / f"{generation}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            return make_venv(folder, GENERATIONS[generation], outer_environment)
-
-    return make
 
 
 @pytest.fixture

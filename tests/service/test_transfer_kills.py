@@ -23,7 +23,6 @@ from tests.support.transfers import (
     Files,
     Pulling,
     all_chunks,
-    bytes_of,
     coordination_rows,
     held_chunks,
     model_tree,
@@ -96,7 +95,7 @@ class Life:
     first: int
     before: Chunks
     last: int = 0
-    after: Chunks = frozenset()
+    after: Chunks = field(default_factory=Chunks)
 
 
 @dataclass
@@ -121,8 +120,8 @@ class Ledger:
 
     def lost_bytes(self, life: Life) -> int:
         """What was sent to it and is not kept."""
-        assert life.before <= life.after, "what was kept is lost"
-        return sum(self.sent()[life.first : life.last]) - bytes_of(life.after - life.before, FILES)
+        assert life.before.is_in(life.after), "what was kept is lost"
+        return sum(self.sent()[life.first : life.last]) - (life.after.bytes - life.before.bytes)
 
     def check(self, in_flight: int) -> list[int]:
         """What each death cost; the last life fetched what was missing at its start and no byte more."""

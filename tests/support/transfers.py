@@ -43,8 +43,19 @@ _PATIENCE_SECONDS = 30.0
 _QUICK = RetryPolicy(max_attempts=30, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
 
 Files = Mapping[str, HubFile]
-Chunks = frozenset[tuple[str, int]]
-"""Which chunks of which files, by path and number."""
+
+
+class Chunks(dict[tuple[str, int], int]):
+    """How many bytes from the front of each chunk, by path and number, are somewhere."""
+
+    @property
+    def bytes(self) -> int:
+        """All of them."""
+        return sum(self.values())
+
+    def is_in(self, other: Chunks) -> bool:
+        """Whether another place has all of it too."""
+        return all(length <= other.get(chunk, 0) for chunk, length in self.items())
 
 
 # -- what is where
@@ -57,35 +68,30 @@ def model_tree(root: Path, name: str) -> dict[str, bytes | str]:
 
 
 def held_chunks(root: Path, name: str, files: Files) -> Chunks:
-    """What a cache directory keeps of a model whatever happens: published files, and journalled chunks."""
+    """What a cache directory keeps of a model whatever happens: published files, and what journals name."""
     blobs = root / ("models--" + name.replace("/", "--")) / "blobs"
-    said: dict[str, set[int]] = {}
+    said: dict[str, Journalled] = {}
     for path in root.glob(".mx/partials/*.journal"):
-        journalled = read_journal(path) if path.with_suffix(".part").exists() else None
-        if journalled is not None:
-            etag = journalled.header.digest.rpartition(":")[2]
-            said[etag] = max(said.get(etag, set()), whole_chunks(journalled), key=len)
-    held: set[tuple[str, int]] = set()
-    for path, file in files.items():
-        whole = range(count_chunks(file.size))
-        held.update((path, n) for n in (whole if (blobs / file.etag).exists() else said.get(file.etag, ())))
-    return frozenset(held)
-
-
-def whole_chunks(journalled: Journalled) -> set[int]:
-    """The chunks that a journal has to their ends."""
-    size = journalled.header.size
-    return {i for i, piece in journalled.pieces.items() if piece.length == chunk_span(i, size).length}
-
-
-def bytes_of(chunks: Chunks, files: Files) -> int:
-    """How many bytes these chunks are."""
-    return sum(chunk_span(number, files[path].size).length for path, number in chunks)
+        found = read_journal(path) if path.with_suffix(".part").exists() else None
+        if found is not None:
+            etag = found.header.digest.rpartition(":")[2]
+            said[etag] = max(said.get(etag, found), found, key=lambda one: one.arrived_bytes)
+    whole, held = all_chunks(files), Chunks()
+    for (path, number), length in whole.items():
+        etag = files[path].etag
+        if (blobs / etag).exists():
+            held[path, number] = length
+        elif etag in said and number in said[etag].pieces:
+            held[path, number] = said[etag].pieces[number].length
+    return held
 
 
 def all_chunks(files: Files) -> Chunks:
     """Every chunk of a model."""
-    return frozenset((path, n) for path, file in files.items() for n in range(count_chunks(file.size)))
+    sizes = {path: file.size for path, file in files.items()}
+    return Chunks(
+        {(p, n): chunk_span(n, size).length for p, size in sizes.items() for n in range(count_chunks(size))}
+    )
 
 
 def coordination_rows(place: Place) -> list[str]:

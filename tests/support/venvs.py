@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -14,6 +15,12 @@ from typing import Any
 
 import pytest
 
+# Clients of the Hub as people have them, each in an environment of its own that is kept from run to run.
+GENERATIONS = {
+    "0.36": "huggingface_hub>=0.36,<1 transformers",
+    "1": "huggingface_hub>=1,<2 transformers",
+    "2": "huggingface_hub>=2,<3 transformers",
+}
 _INSTALL_SECONDS = 400.0
 
 
@@ -29,6 +36,13 @@ def make_venv(folder: Path, requirement: str, env: Mapping[str, str]) -> Path:
         _install(python, requirement, env)
         is_ready.touch()
     return python
+
+
+def make_client_venv(folder: Path, generation: str, env: Mapping[str, str]) -> Path:
+    """The interpreter of a client generation; whoever wants the same one meanwhile waits."""
+    with open(folder / f"{generation}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_venv(folder, GENERATIONS[generation], env)
 
 
 def run_in_venv(python: Path, program: str, *arguments: str | Path, **variables: str) -> Any:

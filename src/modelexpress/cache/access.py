@@ -134,7 +134,7 @@ class Access:
             if self._is_offline:
                 raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
             asked = (rights.fingerprint, repository)
-            allowed = await self._asking.once(asked, lambda: self._ask(repository, rights))
+            allowed = await self._asking.once(asked, lambda: self._ask(repository, rights), repository)
         if not allowed:
             raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
 

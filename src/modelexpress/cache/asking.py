@@ -18,8 +18,10 @@ class Asking:
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
 
-    async def once(self, key: Hashable, ask: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
-        """The answer to `key`, from the question that runs already or a new one.
+    async def once(
+        self, key: Hashable, ask: Callable[[], Awaitable[T]], what: object, seconds: float | None = None
+    ) -> T:
+        """The answer to `key`, from the question that runs already or a new one; `what` it is about.
 
         Raises what it raises, and Unreachable when there is no answer within `seconds` (None: it takes
         what it takes).
@@ -31,7 +33,7 @@ class Asking:
             task.add_done_callback(lambda done: self._finish(key, done))
         await asyncio.wait({task}, timeout=seconds)
         if not task.done():
-            raise Unreachable(f"the origin did not answer within {seconds:g} s; try again")
+            raise Unreachable(f"the origin did not say within {seconds:g} s what {what} is; try again")
         answer: T = task.result()
         return answer
 

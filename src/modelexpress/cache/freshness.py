@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from modelexpress.cache.access import is_outage
+from modelexpress.cache.asking import Asking
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.errors import MxError, NotFound, Unreachable
+from modelexpress.domain.errors import MxError, NotFound
 from modelexpress.domain.refs import ModelRef
 
 _OUTAGE_PAUSE_SECONDS = 10.0
@@ -53,7 +53,7 @@ class Freshness:
         self._ask_origin = ask
         self._find_local = find_local
         self._answers: dict[ModelRef, _Answer] = {}
-        self._asking: dict[ModelRef, asyncio.Task[str]] = {}
+        self._asking = Asking()
 
     @property
     def deadline_seconds(self) -> float:
@@ -109,10 +109,7 @@ class Freshness:
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._asking.close()
 
     def _is_recent(self, known: _Answer, has_local: bool) -> bool:
         age = self._clock.monotonic() - known.asked_at
@@ -121,36 +118,20 @@ class Freshness:
         return age < (self._rules.revalidate_seconds or 0.0)
 
     async def _ask(self, ref: ModelRef, caller: Caller, local: str | None) -> Resolved:
-        task = self._asking.get(ref)
-        if task is None:
-            task = asyncio.create_task(self._ask_and_remember(ref, caller))
-            self._asking[ref] = task
-            task.add_done_callback(lambda done: self._finish(ref, done))
         patience = self._rules.deadline_seconds if local is None else self._rules.stale_after_seconds
-        await asyncio.wait({task}, timeout=patience)
         try:
-            if task.done():
-                return Resolved(task.result())
-            if local is None:
-                raise Unreachable(
-                    f"the origin did not say within {patience:.0f} s what {ref} is; "
-                    "try again, or pin a commit"
-                )
+            asked = self._asking.once(ref, lambda: self._ask_and_remember(ref, caller), ref, patience)
+            return Resolved(await asked)
         except MxError as error:
             if local is None or not is_outage(error):
                 raise
         self.note(ref, None)
-        return Resolved(_require(local, ref), is_stale=True)
+        return Resolved(local, is_stale=True)
 
     async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
         commit = await self._ask_origin(ref, caller)
         self.note(ref, commit)
         return commit
-
-    def _finish(self, ref: ModelRef, task: asyncio.Task[str]) -> None:
-        self._asking.pop(ref, None)
-        if not task.cancelled():
-            task.exception()  # retrieved: every waiter may have gone by now
 
 
 def _require(local: str | None, ref: ModelRef) -> str:

@@ -86,7 +86,9 @@ class HubDocuments:
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         try:
             asked = self._room.provider(ref or ModelRef(_HUB, "models"))
-            said = await self._room.asking.once(key, lambda: asked.ask(question.request, rights), seconds)
+            said = await self._room.asking.once(
+                key, lambda: asked.ask(question.request, rights), ref or question.request.path, seconds
+            )
         except MxError as error:
             if alone is None or not is_outage(error):
                 raise
