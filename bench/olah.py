@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import urllib.parse
 from collections.abc import Iterator
@@ -30,16 +29,13 @@ def olah_mirror(folder: Path, origin: str) -> Iterator[Mirror | None]:
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    hub, port = urllib.parse.urlsplit(origin), free_port()
+    hub, port, log = urllib.parse.urlsplit(origin), free_port(), folder / "olah.log"
     words = {
-        "host": "127.0.0.1", "port": port, "repos-path": str(folder / "repos"), "cache-size-limit": "1TB",
+        "host": "127.0.0.1", "port": port, "repos-path": folder / "repos", "log-path": folder / "logs",
         "hf-scheme": hub.scheme, "hf-netloc": hub.netloc, "hf-lfs-netloc": hub.netloc,
         "mirror-netloc": f"127.0.0.1:{port}", "mirror-lfs-netloc": f"127.0.0.1:{port}",
     }  # fmt: skip
-    settings, log = folder / "olah.toml", folder / "olah.log"
-    lines = [f"{name} = {json.dumps(value)}" for name, value in words.items()]
-    settings.write_text("\n".join(["[basic]", *lines]) + "\n")
-    command = [program, "--config", str(settings), "--log-path", str(folder / "logs")]
+    command = [program, *(text for name, value in words.items() for text in (f"--{name}", str(value)))]
     with running(command, log, clean_environment()) as process:
         wait_until_open(port, process, log)
         yield Mirror(f"http://127.0.0.1:{port}", process.pid)

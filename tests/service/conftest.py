@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc.aio
@@ -17,6 +20,24 @@ from modelexpress.client.remote_control import RemoteControl
 from modelexpress.domain.control import CacheControl
 from modelexpress.testing.hub import LocalHub
 from modelexpress.testing.hub.models import tiny_model
+
+_LONG_SECONDS = 50.0
+
+
+@pytest.fixture(autouse=True)
+def _stuck_tasks_are_told() -> Iterator[None]:
+    """A test that hangs says what its tasks wait for: the stacks of its threads do not show that."""
+
+    def tell() -> None:
+        for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]
+            if not task.done():
+                task.print_stack(file=sys.__stderr__)
+
+    timer = threading.Timer(_LONG_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
 
 
 @pytest.fixture

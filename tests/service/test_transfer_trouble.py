@@ -17,7 +17,7 @@ from tests.support.caches import unfinished, useless
 from tests.support.data_relay import Damage, DataRelay, relaying
 from tests.support.house import House
 from tests.support.mounts import read_only
-from tests.support.transfers import bytes_of, held_chunks, open_relayed_house
+from tests.support.transfers import held_chunks, open_relayed_house
 
 from modelexpress.client import LocalModel, Strategy, Transfer
 from modelexpress.domain.chunks import CHUNK_BYTES
@@ -79,7 +79,7 @@ async def ensure(house: House) -> None:
 def kept(house: House, root: Path) -> int:
     repository = house.hub._repositories[NAME]
     files = repository.files(repository.branches["main"])
-    return bytes_of(held_chunks(root, NAME, files), files)
+    return held_chunks(root, NAME, files).bytes
 
 
 class Halfway:
