@@ -92,7 +92,8 @@ class Connection:
     async def connect(self) -> None:
         """Return when the server answers. Raises Unreachable after the timeout, or at the first refusal."""
         try:
-            await asyncio.wait_for(self._wait_until_ready(), self.target.timeout_seconds)
+            async with asyncio.timeout(self.target.timeout_seconds):
+                await self._wait_until_ready()
         except TimeoutError:
             raise self._unreachable("no answer in time") from None
 
@@ -131,7 +132,8 @@ class Connection:
 
     async def _wait_begun(self, call: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
         try:
-            await asyncio.wait_for(call.initial_metadata(), self.target.timeout_seconds)
+            async with asyncio.timeout(self.target.timeout_seconds):
+                await call.initial_metadata()
         except TimeoutError:
             raise self._unreachable(f"no answer began in {self.target.timeout_seconds:.0f} s") from None
 

@@ -110,7 +110,8 @@ class SqliteTable:
         self._check_open()
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, job)
         try:
-            return await asyncio.wait_for(asyncio.shield(running), _DEADLINE_SECONDS)
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                return await asyncio.shield(running)
         except TimeoutError:
             raise Unreachable(
                 f"registry {self._path} did not answer in {_DEADLINE_SECONDS:.0f} s; is its disk stuck?"

@@ -55,7 +55,8 @@ class Readiness:
 
     async def _look(self) -> None:
         try:
-            await asyncio.wait_for(self._cache.check(), _DEADLINE_SECONDS)
+            async with asyncio.timeout(_DEADLINE_SECONDS):
+                await self._cache.check()
         except MxError as error:
             self._set(error.message)
         except TimeoutError:

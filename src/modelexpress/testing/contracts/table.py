@@ -4,13 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Awaitable
+from typing import TypeVar, cast
 
 import pytest
 
 from modelexpress.domain.errors import Invalid, Unreachable
 from modelexpress.registry import Table
 from modelexpress.registry.port import MAX_KEY_BYTES, MAX_VALUE_BYTES
+
+T = TypeVar("T")
+
+
+async def _within(waiting: Awaitable[T]) -> T:
+    async with asyncio.timeout(5):
+        return await waiting
 
 
 class TableContract:
@@ -157,17 +165,17 @@ class TableContract:
         async with table.watch("a/") as changes:
             await table.put("b/1", b"", None)
             row = await table.put("a/1", b"", None)
-            assert await asyncio.wait_for(anext(changes), 5) == "a/1"
+            assert await _within(anext(changes)) == "a/1"
             assert row is not None
             await table.delete("a/1", row.version)
-            assert await asyncio.wait_for(anext(changes), 5) == "a/1"
+            assert await _within(anext(changes)) == "a/1"
 
     async def test_a_watch_that_is_not_read_holds_nobody_up(self, table: Table) -> None:
         """It loses rather than waits."""
         async with table.watch("") as changes:
             for number in range(2000):
                 await table.put(f"k/{number}", b"", None)
-            assert (await asyncio.wait_for(anext(changes), 5)).startswith("k/")
+            assert (await _within(anext(changes))).startswith("k/")
 
     async def test_a_closed_table_says_so(self, table: Table) -> None:
         """And closing twice is fine."""
@@ -179,6 +187,22 @@ class TableContract:
         with pytest.raises(Unreachable):
             await table.put("a", b"", None)
 
+    async def test_who_is_cancelled_at_any_moment_ends(self, table: Table) -> None:
+        """Also when the answer comes just then: whoever asks again and again could not be stopped else."""
+
+        async def ask_for_ever() -> None:
+            while True:
+                await table.get("a")
+                await asyncio.sleep(0)  # one in memory need not wait for anything
+
+        for turns in range(200):
+            asking = asyncio.create_task(ask_for_ever())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            done, _ = await asyncio.wait({asking}, timeout=5)
+            assert done and asking.cancelled()
+
     async def test_closing_ends_a_watch(self, table: Table) -> None:
         """A waiter is not left behind."""
         async with table.watch("") as changes:
@@ -186,4 +210,4 @@ class TableContract:
             await asyncio.sleep(0)
             await table.close()
 
-            assert await asyncio.wait_for(waiting, 5) is None
+            assert await _within(waiting) is None
