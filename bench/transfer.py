@@ -58,7 +58,7 @@ class Warm:
 
     def hub_order(self, endpoint: str, process: int) -> Order:
         """Pull with huggingface_hub from what answers as a Hub there."""
-        folder = str(self.folder / "hub")
+        folder = str(self.folder / "hub-client")
         words = {"endpoint": endpoint, "name": NAME, "folder": folder, "touch_bytes": self.bytes}
         return Order("hub", process, words)
 
