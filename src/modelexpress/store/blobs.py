@@ -159,13 +159,13 @@ class Blobs:
     def _look_again(self, repository: Repository, finding: Finding) -> tuple[Path | None, Damaged | None]:
         """The blob, if there is one: somebody may have brought it while we waited for the claim.
 
-        And the file that stands damaged at its place, if there is a list of what it was.
+        And what its chunks are, if there is a list of that, with the file that stands damaged at its place.
         """
         entry = finding.entry
         if entry.digest is None:
             return None, None
         blob, damaged = repository.blob(entry.digest), None
-        if entry.size > CHUNK_BYTES and finding.path.exists():
+        if entry.size > CHUNK_BYTES:  # one that has gone may be known too, from an earlier proof
             known = self.lists.find(entry.digest, entry.size)
             damaged = None if known is None else Damaged(finding.path, known)
         return blob if blob.exists() else None, damaged

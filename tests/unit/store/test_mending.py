@@ -121,6 +121,24 @@ class TestMending:
         assert obtained.held.mtime_ns == bench.blob(ENTRY).stat().st_mtime_ns
         assert_mended(bench)
 
+    async def test_of_a_file_that_has_gone_the_list_still_tells_which_chunk_came_wrong(
+        self, bench: Bench
+    ) -> None:
+        bench.blob(ENTRY).unlink()
+        at = 2 * CHUNK_BYTES + 5
+
+        async def be_right_in_the_end(offset: int) -> None:
+            if origin.bytes_read >= SIZE:
+                origin.content = CONTENT
+
+        origin = Origin(CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :], be_right_in_the_end)
+        finding = Finding(ENTRY, Presence.ABSENT, bench.blob(ENTRY), owned=None)  # type: ignore[arg-type]
+        source = bench.source(origin)
+        await bench.blobs.obtain(bench.layout.repository(REF), finding, source, Watch())
+
+        assert origin.bytes_read == SIZE + CHUNK_BYTES
+        assert_mended(bench)
+
     async def test_a_source_that_vouches_is_asked_for_those_chunks_too(self, bench: Bench) -> None:
         flip(bench.blob(ENTRY), 5)
         origin = Origin(CONTENT)
