@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bench.onto_gpu import OntoGpu
 from bench.raw import Receiver, spans_of
 from bench.touched import TouchedFiles
 
@@ -47,6 +48,7 @@ class Acts:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[int, str, int], memoryview] = {}
+        self._gpu: OntoGpu | None = None
 
     def prepared(self, name: str, order: Order) -> AbstractContextManager[Prepared]:
         """Prepare an act; it is cleaned up on the way out."""
@@ -98,6 +100,30 @@ class Acts:
         )
 
     @contextmanager
+    def nothing(self, order: Order) -> Iterator[Prepared]:
+        """What is wanted is here already."""
+        yield Prepared(lambda: None)
+
+    @contextmanager
+    def gpu(self, order: Order) -> Iterator[Prepared]:
+        """The act that `before` names, and all tensors onto the GPU: they are checked after the clock."""
+        self._gpu = gpu = self._gpu or OntoGpu(Path(order["like"]))
+        found: dict[str, Any] = {}
+        with self.prepared(order["before"], order) as before:
+            folder = before.folder or Path(order["like"])
+
+            def act() -> None:
+                before.act()
+                if order["before"] == "memory":
+                    [buffers] = self._take_buffers(order)
+                    found.update(gpu.load_buffers(buffers))
+                else:
+                    found.update(gpu.load_files(folder))
+
+            yield Prepared(act, before.own_bytes, before.folder)
+            gpu.check(found)
+
+    @contextmanager
     def direct(self, order: Order) -> Iterator[Prepared]:
         """A plain download, one file after the other, into a folder or, without one, into memory."""
         if "folder" in order:
@@ -113,12 +139,15 @@ class Acts:
         for client in range(distinct):
             for path, size in order["sizes"].items():
                 if (client, path, size) not in self._buffers:
-                    self._buffers[client, path, size] = _touched(allocate(size))
+                    self._buffers[client, path, size] = self._allocate(size)
         own = [
             {path: self._buffers[client, path, size] for path, size in order["sizes"].items()}
             for client in range(distinct)
         ]
         return [own[client % distinct] for client in range(order["clients"])]
+
+    def _allocate(self, size: int) -> memoryview:
+        return _touched(allocate(size)) if self._gpu is None else self._gpu.pinned(size)
 
 
 def _pull(order: Order, cache: Path) -> None:

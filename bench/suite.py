@@ -14,6 +14,7 @@ from bench.eviction import measure_eviction
 from bench.fanout import measure_fanout
 from bench.figures import MEGABYTE, Figure, Found, Run, Series
 from bench.first_byte import measure_first_byte
+from bench.gpu import measure_gpu
 from bench.hub import measure_hub
 from bench.machine import commit, describe, load
 from bench.pull import measure_cold, measure_warm
@@ -27,6 +28,7 @@ PARTS: dict[str, Callable[[Scene], Found]] = {
     "disk": measure_disk,
     "others": measure_others,
     "memory": measure_memory,
+    "gpu": measure_gpu,
     "fanout": measure_fanout,
     "first-byte": measure_first_byte,
     "hub": measure_hub,

@@ -33,6 +33,7 @@ class Warm:
     olah: Mirror | None
     sizes: dict[str, int]
     folder: Path
+    snapshot: Path
 
     @property
     def bytes(self) -> int:
@@ -62,6 +63,11 @@ class Warm:
         words = {"endpoint": endpoint, "name": NAME, "folder": folder, "touch_bytes": self.bytes}
         return Order("hub", process, words)
 
+    def plain_order(self, endpoint: str, process: int) -> Order:
+        """Download every file from what answers as a Hub there, one after the other, and throw it away."""
+        root = f"{endpoint}/{NAME}/resolve/{self.snapshot.name}"
+        return Order("direct", process, {"urls": {path: f"{root}/{path}" for path in self.sizes}})
+
     def memory_order(self) -> Order:
         """Pull from our server into memory."""
         words = {"endpoint": self.server.endpoint, "name": NAME, "clients": 1, "sizes": self.sizes}
@@ -85,14 +91,14 @@ def warm(scene: Scene) -> Iterator[Warm]:
             if scene.is_pinned:
                 pin(server.process, 0)
                 pin(raw.process, 0)
-            yield Warm(server, raw, olah, sizes_of(held), folder)
+            yield Warm(server, raw, olah, sizes_of(held), folder, held)
     shutil.rmtree(folder)
 
 
 def measure_disk(scene: Scene) -> Found:
     """Verified, to disk: against the raw limit."""
     with warm(scene) as at:
-        series = _duel(scene, "disk", at, {"raw": at.raw_order(), "disk": at.pull_order("disk")})
+        series = duel(scene, "disk", at, {"raw": at.raw_order(), "disk": at.pull_order("disk")})
     ours, raw = series["disk"], series["raw"]
     figures = [
         speed("to disk, by the raw limit", ours, raw, ">= 0.7", at.raw.kind),
@@ -114,9 +120,11 @@ def measure_others(scene: Scene) -> Found:
         if at.raw.kind == "nginx":
             contenders["hub"] = at.hub_order(f"http://127.0.0.1:{at.raw.port}", at.raw.process)
         contenders["hub, our endpoint"] = at.hub_order(at.server.hub_endpoint, at.server.process)
+        contenders["plain, our endpoint"] = at.plain_order(at.server.hub_endpoint, at.server.process)
         if at.olah is not None:
             contenders["hub, olah"] = at.hub_order(at.olah.endpoint, at.olah.process)
-        series = _duel(scene, "others", at, contenders)
+            contenders["plain, olah"] = at.plain_order(at.olah.endpoint, at.olah.process)
+        series = duel(scene, "others", at, contenders)
     ours, at_endpoint = series["disk"], series["hub, our endpoint"]
     figures = [
         speed("to disk, by huggingface_hub from our Hub endpoint", ours, at_endpoint, ">= 1.5"),
@@ -131,6 +139,11 @@ def measure_others(scene: Scene) -> Found:
     if "hub, olah" in series:
         what = "huggingface_hub from our Hub endpoint, by the same from olah"
         figures.append(speed(what, at_endpoint, series["hub, olah"], ">= 1.5"))
+        what, plain = (
+            "a plain client from our Hub endpoint, by the same from olah",
+            series["plain, our endpoint"],
+        )
+        figures.append(speed(what, plain, series["plain, olah"], ">= 1.5"))
     ours.name = "disk, beside others"
     return Found(list(series.values()), figures)
 
@@ -138,7 +151,7 @@ def measure_others(scene: Scene) -> Found:
 def measure_memory(scene: Scene) -> Found:
     """Verified, into buffers: against the raw limit."""
     with warm(scene) as at:
-        series = _duel(scene, "memory", at, {"raw": at.raw_order(), "memory": at.memory_order()})
+        series = duel(scene, "memory", at, {"raw": at.raw_order(), "memory": at.memory_order()})
     ours, raw = series["memory"], series["raw"]
     raw.name = "raw, beside memory"
     figures = [
@@ -149,7 +162,8 @@ def measure_memory(scene: Scene) -> Found:
     return Found([raw, ours], figures)
 
 
-def _duel(scene: Scene, part: str, at: Warm, orders: dict[str, Order]) -> dict[str, Series]:
+def duel(scene: Scene, part: str, at: Warm, orders: dict[str, Order]) -> dict[str, Series]:
+    """All orders in turn, a worker each."""
     out.print(f"{part}: {at.bytes / MEGABYTE:.0f} MB in {len(at.sizes)} files, raw limit: {at.raw.kind}")
     with ExitStack() as stack:
         staff = {name: stack.enter_context(worker()) for name in orders}

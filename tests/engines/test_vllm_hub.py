@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.engines import run_engine
+from tests.support.engines import need_gpu, run_engine
 from tests.support.house import House, tree
 
 from modelexpress.testing.hub import LocalHub
@@ -26,10 +26,10 @@ def generated(llama: Path) -> Any:
     return run_engine("vllm_generate", llama, HF_HUB_OFFLINE="1", **VLLM)
 
 
-async def load(program: str, endpoint: str, home: Path, **variables: str) -> Any:
+async def load(program: str, endpoint: str, home: Path, *arguments: str, **variables: str) -> Any:
     """What the program writes when it loads the model by name from `endpoint`, its own cache empty."""
     return await asyncio.to_thread(
-        run_engine, program, NAME, HF_ENDPOINT=endpoint, HF_HOME=str(home), **variables
+        run_engine, program, NAME, *arguments, HF_ENDPOINT=endpoint, HF_HOME=str(home), **variables
     )
 
 
@@ -58,11 +58,15 @@ async def test_a_second_vllm_costs_the_origin_no_byte(
     assert hub.log.bytes_sent == 0
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 async def test_transformers_load_from_a_hub_what_they_load_from_a_disk(
-    endpoint: str, hub: LocalHub, llama: Path, tmp_path: Path
+    endpoint: str, hub: LocalHub, llama: Path, device: str, tmp_path: Path
 ) -> None:
-    told = await load("transformers_load", endpoint, tmp_path / "hf")
+    if device == "cuda":
+        need_gpu()
+    told = await load("transformers_load", endpoint, tmp_path / "hf", device)
 
-    assert told == run_engine("transformers_load", llama, HF_HUB_OFFLINE="1")
+    assert told == run_engine("transformers_load", llama, device, HF_HUB_OFFLINE="1")
+    assert told["device"] == device
     assert told["layers"] == 2 and len(told["weights"]) == 21
     assert hub.log.bytes_by_file() == sizes(llama)

@@ -31,6 +31,12 @@ def need(engine: str) -> None:
     pytest.skip(f"not to be had here: {told[0] if told else engine}")
 
 
+def need_gpu() -> None:
+    """Skip the test where there is no NVIDIA GPU."""
+    if not Path("/dev/nvidiactl").exists():
+        pytest.skip("there is no NVIDIA GPU here")
+
+
 def run_engine(program: str, *arguments: str | Path, **variables: str) -> Any:
     """What a program of `tests/engines/programs` writes as JSON into the file that is its last argument."""
     with tempfile.TemporaryDirectory() as folder:
