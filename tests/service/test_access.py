@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,13 +15,16 @@ import pytest
 from tests.support.house import House, open_house
 
 from modelexpress.client import AsyncClient
-from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unreachable
+from modelexpress.domain.errors import Forbidden, MxError, NotFound, Unauthenticated, Unreachable
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
 OPEN = "demo/tiny"
 PRIVATE = "demo/private"
 GATED = "demo/gated"
+FILES = tiny_files(1)
 
 
 @pytest.fixture
@@ -197,3 +201,91 @@ async def test_a_server_that_refuses_its_own_token_asks_everybody_for_theirs(
             assert (await other.pull(OPEN)).path.is_dir()
             with pytest.raises((Forbidden, Unauthenticated)):
                 await other.pull(PRIVATE)
+
+
+LISTED = "demo/listed"  # gated, with a listing for everybody
+
+
+@pytest.fixture(params=["is pulling", "was interrupted", "has failed"])
+async def begun(
+    hub: LocalHub, house: House, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[str]:
+    """A commit of which a member's pull has brought all but one file, and which goes on at the end."""
+    listed = Repository(LISTED, is_gated=True)
+    listed.open_paths = frozenset({"tree"})
+    commit = listed.commit(FILES)
+    hub.add(listed)
+    hub.grant("hf_member", LISTED)
+    action = "status" if request.param == "has failed" else "hold"
+    held = hub.faults.add(Fault(action, "body", "model.safetensors", after=1000, status=503, times=None))
+    async with house.client(tmp_path / "member", hub_token="hf_member") as member:
+        pulling = asyncio.create_task(member.ensure(LISTED))
+        blobs = house.root / "models--demo--listed" / "blobs"
+        while not held.applied or not blobs.is_dir() or len(list(blobs.iterdir())) < len(FILES) - 1:
+            await asyncio.sleep(0.01)
+        if request.param != "is pulling":
+            if request.param == "was interrupted":
+                await house.cache.interrupt()
+            with pytest.raises(MxError):
+                await pulling
+        yield commit
+        hub.faults.clear()
+        held.release()
+        await (pulling if request.param == "is pulling" else member.ensure(LISTED))
+
+
+async def test_what_a_members_pull_has_brought_so_far_is_nobody_elses(
+    begun: str, house: House, tmp_path: Path
+) -> None:
+    chosen = Selection(include=("config.json", "pytorch_model.bin"))
+    async with house.client(tmp_path / "nobody") as nobody:
+        with pytest.raises((Forbidden, Unauthenticated)):
+            await nobody.pull(f"{LISTED}@{begun}", chosen)
+    async with house.client(tmp_path / "unknown", hub_token="hf_unknown") as unknown:
+        with pytest.raises((Forbidden, Unauthenticated)):
+            await unknown.pull(f"{LISTED}@{begun}", chosen)
+
+    for name in ("nobody", "unknown"):
+        assert not list((tmp_path / name).glob("models--*/snapshots/*/*"))
+    records = house.cache._parts.records.find_all(ModelRef.parse(LISTED))
+    assert records and not any(record.is_read_by_server or record.is_public for record in records)
+
+
+def kept_bytes(house: House) -> int:
+    """Of the disk, for interrupted pulls to go on from."""
+    return sum(path.stat().st_blocks * 512 for path in (house.root / ".mx/partials").glob("*.part"))
+
+
+@pytest.mark.parametrize("who", ["nobody", "may not", "asks for what is not there"])
+async def test_who_fails_takes_nothing_from_those_whose_pull_was_interrupted(
+    hub: LocalHub, house: House, tmp_path: Path, who: str
+) -> None:
+    large = Repository("demo/large", is_gated=True)
+    large.open_paths = frozenset({"tree"})
+    commit = large.commit({"model.safetensors": random.Random(1).randbytes(12_000_000), "config.json": b"{}"})
+    hub.add(large)
+    hub.grant("hf_member", "demo/large")
+    hub.grant("hf_second", "demo/large")
+    held = hub.faults.add(Fault("hold", "body", "model.safetensors", after=4_500_000, times=None))
+    async with house.client(tmp_path / "member", hub_token="hf_member") as member:
+        pulling = asyncio.create_task(member.ensure("demo/large"))
+        while not held.applied or kept_bytes(house) < 4_500_000:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        await house.cache.interrupt()
+        with pytest.raises(MxError):
+            await pulling
+        hub.faults.clear()
+        held.release()
+        kept = kept_bytes(house)
+
+        token = {"nobody": None, "may not": "hf_other"}.get(who, "hf_second")
+        chosen = Selection(include=("*.nothing",)) if token == "hf_second" else None
+        async with house.client(tmp_path / "other", hub_token=token) as other:
+            with pytest.raises((Forbidden, Unauthenticated, NotFound)):
+                await other.ensure(f"demo/large@{commit}", chosen)
+        assert kept_bytes(house) == kept > 0
+
+        hub.log.clear()
+        await member.ensure("demo/large")
+    assert hub.log.bytes_sent < 12_000_000

@@ -12,7 +12,8 @@ from tests.support.house import House, open_house
 
 from modelexpress.client import AsyncClient
 from modelexpress.domain.errors import Forbidden, MxError
-from modelexpress.testing.hub import LocalHub, Repository
+from modelexpress.domain.refs import ModelRef
+from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
 LARGE, SMALL = "model.safetensors", "config.json"
@@ -136,6 +137,40 @@ async def test_what_the_servers_own_token_brought_is_nobody_elses(hub: LocalHub,
         assert (await read(house, GATED, "hf_member")).body == FILES[LARGE]
 
     assert hub.log.of("body") == []
+
+
+@pytest.mark.parametrize("whose", ["another tool's", "the server's"])
+async def test_a_readme_that_was_here_says_nothing_of_the_rest(
+    hub: LocalHub, tmp_path: Path, whose: str
+) -> None:
+    """Everybody may read it, also of a gated model: whoever brought it, it opens nothing else."""
+    described = Repository("demo/described", is_gated=True)
+    described.open_paths = frozenset({"README.md", "tree"})
+    described.commit(FILES)
+    hub.add(described)
+    for token in ("hf_member", "hf_server"):
+        hub.grant(token, "demo/described")
+    if whose == "another tool's":
+        readme = described.files(described.branches["main"])["README.md"]
+        blob = tmp_path / "server-cache" / "models--demo--described" / "blobs" / readme.etag
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(readme.read())
+    rules = {"origin__revalidate": 60, "access__granted_ttl": 0, "access__denied_ttl": 0}
+    outgoing = {} if whose == "another tool's" else {"HF_TOKEN": "hf_server"}
+    async with open_house(hub, tmp_path, outgoing, **rules) as house:
+        if whose == "the server's":
+            async with house.client(tmp_path / "own") as own:
+                await own.ensure("demo/described")
+            described.commit({LARGE: b"new weights " * 100_000})
+            house.cache._freshness.forget(ModelRef.parse("demo/described"))
+        assert (await read(house, "demo/described", None, "README.md")).status == 200
+        await house.settle()
+        assert (await read(house, "demo/described", "hf_member")).status == 200
+        await house.settle()
+        hub.faults.add(Fault("status", "any", status=503, times=None))
+        assert (await read(house, "demo/described", None)).status == 502
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await read(house, "demo/described", None)).status == 403
 
 
 @pytest.mark.parametrize("how", ["pulled", "streamed"])

@@ -129,14 +129,22 @@ class Access:
         await self._check_rights(rights, ModelRef(ref.provider, ref.name))
 
     async def _check_rights(self, rights: Caller, repository: ModelRef) -> None:
-        allowed = self.recall(rights, repository)
-        if allowed is None:
-            if self._is_offline:
-                raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
-            asked = (rights.fingerprint, repository)
-            allowed = await self._asking.once(asked, lambda: self._ask(repository, rights), repository)
-        if not allowed:
+        if self._is_offline and self.recall(rights, repository) is None:
+            raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
+        if not await self.is_allowed(rights, repository):
             raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
+
+    async def is_allowed(self, rights: Caller, ref: ModelRef) -> bool:
+        """Whether the origin lets these rights read the repository of `ref`: as it said lately, or asked now.
+
+        Raises Limited and Unreachable.
+        """
+        repository = ModelRef(ref.provider, ref.name)
+        allowed = self.recall(rights, repository)
+        if allowed is not None:
+            return allowed
+        asked = (rights.fingerprint, repository)
+        return await self._asking.once(asked, lambda: self._ask(repository, rights), repository)
 
     def recall(self, rights: Caller, repository: ModelRef) -> bool | None:
         """What the origin said not long ago of these rights; None: it has to be asked."""
@@ -196,6 +204,11 @@ def get_provider(providers: Mapping[ProviderKind, Provider], ref: ModelRef) -> P
         raise Unsupported(
             f"provider {ref.provider.value} is not available in this version (available: {available})"
         ) from None
+
+
+def is_refusal(error: MxError) -> bool:
+    """True for errors that say something about the caller, and nothing about the model."""
+    return error.code in ("Forbidden", "Unauthenticated")
 
 
 def is_outage(error: MxError) -> bool:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from modelexpress.cache.access import Access, get_provider, is_outage
+from modelexpress.cache.access import Access, get_provider
 from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.cache.hub_documents import HubDocuments
@@ -275,14 +275,12 @@ class ModelCache(SpaceControl):
         outcome = "failed"
         try:
             async with self.using(request.ref, "pulled") as lease:
-                pulled = await Pull(self._parts, request, state, lease).run()
+                pulled = await Pull(self._parts, request, state, lease, self._access.is_allowed).run()
                 self._parts.leases.give_addresses(pulled.manifest)
             outcome = "pulled"
             return pulled
         except MxError as error:
             self._parts.meter.count("mx_errors_total", code=error.code)
-            if not is_outage(error):
-                await self._drop_partials(request.ref)  # nobody is going to go on from them
             raise
         finally:
             self._parts.meter.count("mx_pulls_total", provider=provider, outcome=outcome)
@@ -345,8 +343,9 @@ class ModelCache(SpaceControl):
 
     async def _get_record(self, ref: ModelRef, caller: Caller) -> tuple[SnapshotRecord, Path]:
         """What is held of a ref, and where it stands. Raises NotFound when nothing of it is here."""
-        await self._check_access(ref, caller)
         record = await self._parts.pool.run(f"reading the record of {ref.name}", self._find_held, ref)
+        # Only now: what is published in between was not asked about, and is not given out.
+        await self._check_access(ref, caller)
         if record is not None:
             return record, self._parts.layout.repository(ref).snapshot(record.manifest.commit)
         if (aside := self._find_aside(ref)) is not None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelexpress.cache.access import get_provider, is_outage
+from modelexpress.cache.access import get_provider, is_outage, is_refusal
 from modelexpress.cache.flights import PullState
 from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
@@ -87,8 +87,16 @@ class Watching:
 class Pull:
     """One run of the use case; keeps what its steps found."""
 
-    def __init__(self, parts: CacheParts, request: PullRequest, state: PullState, lease: Lease) -> None:
+    def __init__(
+        self,
+        parts: CacheParts,
+        request: PullRequest,
+        state: PullState,
+        lease: Lease,
+        is_allowed: Callable[[Caller, ModelRef], Awaitable[bool]],
+    ) -> None:
         self._parts = parts
+        self._is_allowed = is_allowed
         self._lease = lease
         self._request = request
         self._state = state
@@ -102,10 +110,19 @@ class Pull:
         self._started = parts.clock.monotonic()
         self._fetched = 0
         self._is_listed = False  # whether the manifest is the origin's, with all files of the commit
-        self._is_open = False  # whether the files are such as a caller without a token may have
+        self._is_open = False  # whether the origin lets this caller have what proves it: see `_find_open`
+        self._begun: list[FileEntry] = []  # the files that were asked of the origin
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
+        try:
+            return await self._run()
+        except MxError as error:
+            if not is_outage(error) and not is_refusal(error):
+                await self._drop_begun()
+            raise
+
+    async def _run(self) -> Pulled:
         single = self._request.single
         ref, commit = self._request.ref, self._request.commit
         manifest = await self._list() if single is None else Manifest(ref, commit, (single,))
@@ -163,7 +180,7 @@ class Pull:
 
     async def _list(self) -> Manifest:
         known = await self._find_record()
-        if known is not None and known.is_listed_by_origin:
+        if known is not None and known.is_listed_by_origin and self._may_see(known):
             self._is_listed = True
             return known.manifest
         request = self._request
@@ -177,6 +194,13 @@ class Pull:
         if known is not None:
             await self._relist(manifest)
         return manifest
+
+    def _may_see(self, record: SnapshotRecord) -> bool:
+        """Whether the listing is this caller's to see; one with a token was asked about before."""
+        caller = self._request.caller
+        if caller.hub_token is not None:
+            return True
+        return record.is_public if caller.is_stranger else record.is_read_by_server
 
     async def _relist(self, manifest: Manifest) -> None:
         """Put the origin's listing in place of one that was made of what is here, and may lack files."""
@@ -217,8 +241,6 @@ class Pull:
         """What there is of the files, and how many bytes of the disk the rest will take."""
         records = self._parts.records.find_all(self._request.ref)
         findings = survey(self._repository, manifest, chosen, records)
-        is_all_here = all(finding.presence is not Presence.ABSENT for finding in findings)
-        self._is_open = is_all_here and all(record.is_read_by_server for record in records if record.held)
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         # Interrupted pulls have taken some from the disk already, for these very files.
         taken = self._parts.blobs.partials.allocated_bytes(self._repository, absent)
@@ -275,6 +297,7 @@ class Pull:
             self._count(finding.entry.size)
             self._file_done()
             return
+        self._begun.append(finding.entry)
         try:
             self._obtained[path] = await blobs.obtain(self._repository, finding, source, watch)
         except NotFound as error:
@@ -303,6 +326,7 @@ class Pull:
 
     async def _publish(self, manifest: Manifest, chosen: Sequence[FileEntry]) -> Pulled:
         self._state.progress = replace(self._state.progress, phase=Phase.PUBLISHING)
+        self._is_open = self._is_open or await self._find_open(chosen)
         async with self._parts.turns.of(self._repository.name):
             found = await self._find_record() or self._new_record(manifest)
             record = self._completed(self._relisted(found, manifest), chosen)
@@ -325,6 +349,32 @@ class Pull:
             "mx_origin_bytes_total", self._fetched, provider=self._request.ref.provider.value
         )
         return describe(self._parts, record, self._request, was_hit=False, bytes_fetched=self._fetched)
+
+    async def _drop_begun(self) -> None:
+        """Nobody is going to go on from these; what other pulls left is theirs."""
+        what, partials = f"removing partial files of {self._request.ref}", self._parts.blobs.partials
+        await finish(self._parts.pool.run(what, partials.delete_of, self._repository, self._begun))
+
+    async def _find_open(self, chosen: Iterable[FileEntry]) -> bool:
+        """Whether the origin lets this caller, who has no token, read the repository, though it sent nothing.
+
+        Files that others brought, or another tool, say nothing of him: it is asked, if he has not been known.
+        """
+        ref, caller = self._request.ref, self._request.caller
+        if caller.hub_token is not None or all(is_ancillary(entry.path) for entry in chosen):
+            return False
+        if not caller.is_stranger:
+            records = await self._parts.pool.run(
+                f"reading records of {ref}", self._parts.records.find_all, ref
+            )
+            if any(record.is_read_by_server for record in records if record.held):
+                return True
+        try:
+            return await self._is_allowed(caller, ref)
+        except MxError as error:
+            if not is_outage(error):
+                raise
+            return False
 
     async def _join_twins(self) -> None:
         """Let the same bytes in other repositories be one file with those that were proven now."""

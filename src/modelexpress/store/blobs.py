@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.chunks import CHUNK_BYTES
-from modelexpress.domain.errors import Busy, Cancelled, Corrupt, Limited, MxError, Unreachable
+from modelexpress.domain.errors import (
+    Busy,
+    Cancelled,
+    Corrupt,
+    Forbidden,
+    Limited,
+    MxError,
+    Unauthenticated,
+    Unreachable,
+)
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
 from modelexpress.domain.tasks import finish, finish_or_undo
@@ -30,8 +39,8 @@ from modelexpress.store.twins import Twin, Twins
 _READINGS = 2  # a failed first proof costs one more reading of that file, then it is the origin's fault
 _REPAIRS = 3  # of chunks that are not what the list says, before the list counts as wrong
 
-# After these the same bytes are wanted again, soon; after others they are worth nothing.
-_RESUMED = (Busy, Cancelled, Limited, Unreachable)
+# After these the same bytes are wanted again, soon, if only by others; after the rest they are worth nothing.
+_RESUMED = (Busy, Cancelled, Forbidden, Limited, Unauthenticated, Unreachable)
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,12 +100,15 @@ class Partials:
                     total += min(disk_bytes(best.part.stat()), entry.size)
         return total
 
-    def delete_of(self, repository: Repository) -> int:
-        """Delete what interrupted pulls of a model left, where their writers are gone; bytes freed."""
-        freed = 0
-        for leftover in self._find(f"*.{_repository_key(repository)}-*"):
-            freed += _remove(leftover)
-        return freed
+    def delete_of(self, repository: Repository, entries: Iterable[FileEntry] | None = None) -> int:
+        """Delete what interrupted pulls of a model left, where their writers are gone; bytes freed.
+
+        `entries`: of these files alone.
+        """
+        keys = [f"{_repository_key(repository)}-*"]
+        if entries is not None:
+            keys = [f"{_key(repository, entry)}.*" for entry in entries]
+        return sum(_remove(leftover) for key in keys for leftover in self._find(f"*.{key}"))
 
     def dead_bytes(self, except_model: str | None) -> int:
         """Bytes of the disk that `delete_dead` would free."""

@@ -41,6 +41,7 @@ from modelexpress.domain.errors import (
     NoRoom,
     NotFound,
     StorageFailed,
+    Unauthenticated,
     Unreachable,
     Unsupported,
 )
@@ -238,8 +239,10 @@ class TestWrongOrigins:
         assert obtained.entry.digest.kind is DigestKind.LOCAL_SHA256
 
 
-WANTED_AGAIN = [Unreachable("x"), Limited("x"), Busy("x"), Cancelled("x"), RuntimeError("a defect")]
-WORTH_NOTHING = [NotFound("x"), Forbidden("x"), NoRoom("x"), StorageFailed("x")]
+# Who may not read it says nothing about those who may.
+REFUSED = [Forbidden("x"), Unauthenticated("x")]
+WANTED_AGAIN = [Unreachable("x"), Limited("x"), Busy("x"), Cancelled("x"), *REFUSED, RuntimeError("a defect")]
+WORTH_NOTHING = [NotFound("x"), NoRoom("x"), StorageFailed("x")]
 
 
 def failing(error: BaseException, after: int, content: bytes = CONTENT) -> Origin:

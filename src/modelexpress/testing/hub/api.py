@@ -45,7 +45,7 @@ class Api:
             return no_such_page()
         name, word, rest = name_of(kind, "/".join(parts[:at])), "".join(parts[at : at + 1]), parts[at + 1 :]
         entry, fault = self._gate.begin(request, "tree" if word == "tree" else "api", name, "")
-        refusal = await self._gate.refuse(request, name, fault, word in _FILE_WORDS)
+        refusal = await self._gate.refuse(request, name, fault, word if word in _FILE_WORDS else "")
         if refusal is not None:
             return noted(entry, refusal)
         repository = self._gate.catalogue.repositories[name]

@@ -65,7 +65,8 @@ class Repository:
 
     Its `name` is `org/name`, or `datasets/org/name`, or `spaces/org/name`. With `has_xet` its LFS files
     are announced as Xet files too, under made-up hashes: they can be had by HTTP alone. With `cas_url`,
-    which may be `local:///dir`, those committed with their real hashes can be had from there.
+    which may be `local:///dir`, those committed with their real hashes can be had from there. `open_paths`:
+    what of a gated one everybody may read all the same: files by their paths, and its listing as `tree`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Repository:
         self.is_gated = is_gated
         self.has_xet = has_xet
         self.cas_url = cas_url
+        self.open_paths: frozenset[str] = frozenset()
         self._lfs_bytes = lfs_bytes
         self._commits: dict[str, dict[str, HubFile]] = {}
         self._changes: dict[str, dict[str, str]] = {}

@@ -63,7 +63,7 @@ class Files:
             return no_such_page()
         name, commit, path = name_of(kind, "/".join(parts[:at])), parts[at], "/".join(parts[at + 1 :])
         entry, fault = self._gate.begin(request, "body", name, path)
-        refusal = await self._gate.refuse(request, name, fault, is_file=True)
+        refusal = await self._gate.refuse(request, name, fault, path)
         if refusal is not None:
             return noted(entry, refusal)
         repository = self._gate.catalogue.repositories[name]
@@ -94,7 +94,7 @@ class Files:
         self, request: web.Request, name: str, revision: str, path: str
     ) -> web.StreamResponse:
         entry, fault = self._gate.begin(request, "body", name, path)
-        refusal = await self._gate.refuse(request, name, fault, is_file=True)
+        refusal = await self._gate.refuse(request, name, fault, path)
         found = refusal or self._find(name, revision, path)
         if not isinstance(found, _Found):
             return noted(entry, found)
@@ -109,7 +109,7 @@ class Files:
 
     async def _resolve(self, request: web.Request, name: str, revision: str, path: str) -> web.StreamResponse:
         entry, fault = self._gate.begin(request, "resolve", name, path)
-        refusal = await self._gate.refuse(request, name, fault, is_file=True)
+        refusal = await self._gate.refuse(request, name, fault, path)
         found = refusal or self._find(name, revision, path)
         if not isinstance(found, _Found):
             return noted(entry, found)

@@ -33,9 +33,12 @@ class Gate:
         return entry, fault
 
     async def refuse(
-        self, request: web.Request, name: str, fault: Fault | None, is_file: bool
+        self, request: web.Request, name: str, fault: Fault | None, gated: str
     ) -> web.StreamResponse | None:
-        """The answer instead of the one asked for; None: who asks may have it."""
+        """The answer instead of the one asked for; None: who asks may have it.
+
+        `gated`: which file it is, or what else of a gated repository is not for everybody; empty: nothing.
+        """
         refusal = await self.misbehave(request, fault)
         if refusal is not None:
             return refusal
@@ -43,7 +46,7 @@ class Gate:
         if new is not None:
             location = request.rel_url.raw_path_qs.replace(name, new, 1)
             return web.Response(status=307, headers={"Location": location})
-        return self.refuse_token(request) or self._refuse_repository(token_of(request), name, is_file)
+        return self.refuse_token(request) or self._refuse_repository(token_of(request), name, gated)
 
     def refuse_token(self, request: web.Request) -> web.Response | None:
         """The answer to a token that nobody has."""
@@ -65,12 +68,13 @@ class Gate:
             return web.Response(status=500)
         return None
 
-    def _refuse_repository(self, token: str | None, name: str, is_file: bool) -> web.Response | None:
+    def _refuse_repository(self, token: str | None, name: str, gated: str) -> web.Response | None:
         repository = self.catalogue.repositories.get(name)
         has_access = self.catalogue.has_access(token, name)
         if repository is None or (repository.is_private and not has_access):
             return error(404 if token else 401, "RepoNotFound", "Repository not found")
-        if repository.is_gated and is_file and not has_access:
+        is_closed = repository.is_gated and gated and gated not in repository.open_paths
+        if is_closed and not has_access:
             kind, repo_id = split_name(name)
             message = f"Access to {kind.removesuffix('s')} {repo_id} is restricted"
             return error(403 if token else 401, "GatedRepo", message)
