@@ -18,6 +18,8 @@ from tests.support.served import Place, serving
 from modelexpress.testing.hub import LocalHub
 from modelexpress.testing.hub.models import tiny_model
 
+pytestmark = pytest.mark.slow  # each starts a server and a Python of its own
+
 ROOT = Path(__file__).parents[2]
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)

@@ -53,6 +53,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_the_help_of_no_command_needs_anything_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LISTS_HELP, json.dumps(HEAVY)], capture_output=True, text=True, check=True

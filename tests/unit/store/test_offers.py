@@ -179,6 +179,7 @@ def test_listeners_come_and_go_while_chunks_arrive() -> None:
         thread.join()
 
 
+@pytest.mark.slow
 def test_room_is_made_by_forgetting_what_nobody_pulls() -> None:
     offers, plain = Offers(), FileEntry("x", 0)  # without a digest: another file in every commit
     with offers.pulled(NAME, COMMIT, [ENTRY]) as pulled:

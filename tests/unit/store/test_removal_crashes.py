@@ -83,6 +83,7 @@ def state(layout: Layout) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_readers", [False, True])
 def test_a_removal_that_dies_at_any_step_is_finished_or_never_began(
     layout: Layout, has_readers: bool
@@ -123,6 +124,7 @@ def test_a_removal_that_dies_at_any_step_is_finished_or_never_began(
     assert outcomes == {"kept", "gone"} and step > 10
 
 
+@pytest.mark.slow
 def test_a_recovery_that_dies_at_any_step_is_finished_by_the_next_one(layout: Layout) -> None:
     for first in range(4, 14, 3):
         for second in range(40):
