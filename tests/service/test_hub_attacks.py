@@ -89,6 +89,39 @@ async def test_no_path_leads_out_of_its_place(house: House, ask: Asker, path: st
     assert not any(".." in path or "\\" in path or "\0" in path for path in asked)
 
 
+ESCAPES = [
+    ("GET", "/api/models/demo/tiny/refs/../../secret/tree/main"),
+    ("GET", "/api/models/demo/tiny/refs/%2e%2e/%2e%2e/secret/tree/main"),
+    ("GET", "/api/models/demo/tiny/revision/main/..%2f..%2f..%2fsecret"),
+    ("GET", "/api/models/demo/tiny/auth-check/../../../../../api/repositories"),
+    ("GET", "/api/models/demo/tiny/commits/main/..;/..;/x"),
+    ("GET", "/api/models/demo/tiny/tree/main/./x"),
+    ("GET", "/api/models/../../etc"),
+    ("GET", "/api/collections/%2e%2e/models"),
+    ("POST", "/api/models/demo/tiny/refs/paths-info/../../commit/main"),
+    ("POST", f"/api/models/demo/tiny/paths-info/{'a' * 40}/../../../../evil/repo/paths-info/main"),
+    ("POST", "/api/models/demo/tiny/commits/paths-info/x"),
+    ("PUT", "/api/models/demo/tiny/paths-info/main"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ESCAPES)
+@pytest.mark.parametrize("passes_through", [False, True])
+async def test_an_open_model_opens_nothing_beside_it(
+    hub: LocalHub, tmp_path: Path, method: str, path: str, passes_through: bool
+) -> None:
+    async with HostileOrigin(lambda _: web.json_response({"secret": 1})) as origin:
+        settings = {"access__open_models": NAME, "hub__pass_through": passes_through}
+        env, where = {"HF_TOKEN": "hf_server"}, Origin(origin.endpoint + "/below")
+        async with open_house(hub, tmp_path / "open", env, origin=where, **settings) as house:
+            ask, kind = Asker(house.hub_endpoint), {"Content-Type": "application/json"}
+            assert (await ask.get("/api/models/demo/tiny/refs")).status == 200
+            answer = await ask.ask(method, path, kind, None if method == "GET" else b'{"paths": ["x"]}')
+
+    assert answer.status in (404, 405) and b"secret" not in answer.body
+    assert [request.path for request in origin.asked] == ["/below/api/models/demo/tiny/refs"]
+
+
 @pytest.mark.parametrize(
     "host",
     [

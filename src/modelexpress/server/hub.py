@@ -18,19 +18,18 @@ from modelexpress.cache.hub_documents import Question
 from modelexpress.cache.hub_files import HubFile
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Invalid, Limited, MxError
-from modelexpress.domain.hub import (
-    COMMIT,
-    ERROR_CODE,
-    ERROR_MESSAGE,
-    Document,
-    DocumentRequest,
-    lfs_pointer,
-    refusal,
-)
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, lfs_pointer, refusal
 from modelexpress.domain.meter import Meter
 from modelexpress.server.file_answers import Face, FileSender
 from modelexpress.server.http_status import COMMON_HEADERS, Refusal
-from modelexpress.server.hub_paths import FileAddress, Refused, read_file_address, read_question
+from modelexpress.server.hub_paths import (
+    FileAddress,
+    Refused,
+    read_api_address,
+    read_file_address,
+    read_other_question,
+    read_question,
+)
 from modelexpress.server.port import ServedHubDocuments, ServedHubFiles
 
 STALE_HEADER = "MX-Stale"
@@ -138,7 +137,7 @@ class HubService:
             return "raw" if address.is_raw else "resolve", await self._answer_file(request, address, caller)
         if raw_path.startswith("/api/telemetry"):
             return "other", self._say(request, Document(200))  # nothing of it goes on
-        if is_read or "/paths-info/" in raw_path:
+        if is_read or request.method == "POST":
             question = await self._read_question(request)
             if question is not None:
                 answered = await self._crossing.call(self._documents.get, question, caller)
@@ -190,13 +189,13 @@ class HubService:
 
     async def _read_question(self, request: web.BaseRequest) -> Question | None:
         raw_path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
-        if not raw_path.startswith("/api/"):
+        address, is_posted = read_api_address(raw_path), request.method == "POST"
+        if is_posted and (address is None or address.word != "paths-info"):
             return None
-        body = await _read_body(request) if request.method == "POST" else None
-        question = read_question(raw_path, query, body, request.headers.get("Content-Type", "")[:200])
-        if question is None and self._options.passes_through and body is None:
-            return Question("other", DocumentRequest(raw_path.removeprefix("/"), query))
-        return question
+        if address is None:
+            return read_other_question(raw_path, query, self._options.passes_through)
+        body = await _read_body(request) if is_posted else None
+        return read_question(address, query, body, request.headers.get("Content-Type", "")[:200])
 
     def _say(self, request: web.BaseRequest, document: Document, is_stale: bool = False) -> web.Response:
         headers = {**COMMON_HEADERS, **{name: _plain(text) for name, text in document.headers.items()}}

@@ -6,17 +6,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from modelexpress.cache.hub_documents import Question
 from modelexpress.domain.errors import Invalid
-from modelexpress.domain.hub import REPOSITORY_TYPES, Document, DocumentRequest, refusal
+from modelexpress.domain.hub import REPOSITORY_TYPES, Document, DocumentRequest, api_path, refusal
 from modelexpress.domain.manifest import check_path
 from modelexpress.domain.refs import ModelRef, ProviderKind
 
 _TYPES = REPOSITORY_TYPES[1:]
 _FILE_WORDS = ("resolve", "raw")
-_ABOUT = ("revision", "tree", "paths-info", "refs", "auth-check", "commits", "xet-read-token")
+_ABOUT_REVISION = ("revision", "tree", "paths-info", "commits")
+_ABOUT = (*_ABOUT_REVISION, "refs", "auth-check", "xet-read-token")
+_JSON, _FORM = "application/json", "application/x-www-form-urlencoded"
 _REFERENCES = ("pr", "convert")  # of `refs/pr/1`, which some write without quoting
 _MOST_PATHS = 10_000
 
@@ -28,6 +30,24 @@ class FileAddress:
     ref: ModelRef
     path: str
     is_raw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAddress:
+    """A question to the API about a repository; `word` empty: what it is.
+
+    `detail`: the folder of a tree, or `write` after `auth-check`.
+    """
+
+    ref: ModelRef
+    word: str = ""
+    detail: str = ""
+
+    @property
+    def path(self) -> str:
+        """The same address made anew, so that the origin is asked what the right was checked for."""
+        parts = ["api", api_path(self.ref.name), self.word, self.ref.revision or "", self.detail]
+        return "/".join([*parts[:2], *(quote(part, safe="") for part in parts[2:] if part)])
 
 
 class Refused(Exception):
@@ -46,50 +66,75 @@ def read_file_address(raw_path: str) -> FileAddress | None:
     if at is None or len(parts) < at + 3:
         return None
     name, rest = "/".join(map(unquote, parts[:at])), [unquote(part) for part in parts[at + 1 :]]
-    width = 3 if rest[0] == "refs" and rest[1] in _REFERENCES else 1
+    width = _revision_width(rest)
     revision, path = "/".join(rest[:width]), "/".join(rest[width:])
     ref = _read_ref(name, revision)
     _check_path(path)
     return FileAddress(ref, path, is_raw=parts[at] == "raw")
 
 
-def read_question(raw_path: str, query: str, body: bytes | None, content_type: str) -> Question | None:
-    """What `/api/…` asks of a repository, or who the caller is; None for anything else. Raises Refused."""
-    parts = raw_path.removeprefix("/").split("/")
-    request = DocumentRequest(raw_path.removeprefix("/"), query, body, content_type)
-    if parts == ["api", "whoami-v2"]:
-        return Question("other", request)
-    if len(parts) < 3 or parts[1] not in REPOSITORY_TYPES:
+def read_api_address(raw_path: str) -> ApiAddress | None:
+    """What `/api/…` asks of a repository; None where it is nothing that we know. Raises Refused."""
+    parts = [unquote(part) for part in raw_path.removeprefix("/").split("/")]
+    if len(parts) < 3 or parts[0] != "api" or parts[1] not in REPOSITORY_TYPES:
         return None
     at = next((n for n in (4, 3) if len(parts) > n and parts[n] in _ABOUT), len(parts))
     if at > 4:
         return None
-    name = "/".join(map(unquote, parts[2:at]))
-    typed = name if parts[1] == "models" else f"{parts[1]}/{name}"
-    word, rest = "".join(parts[at : at + 1]), [unquote(part) for part in parts[at + 1 :]]
+    name, word, rest = "/".join(parts[2:at]), "".join(parts[at : at + 1]), parts[at + 1 :]
     if word == "xet-read-token":
         raise Refused(refusal(404, "", "files are read through this server, without Xet"))
-    is_about_revision = word in ("revision", "tree", "paths-info", "commits")
-    ref = _read_ref(typed, rest[0] if is_about_revision and rest else None)
-    return _make_question(word, rest, request, ref)
+    revision, detail = None, ""
+    if word in _ABOUT_REVISION:
+        width = _revision_width(rest)
+        revision, rest = "/".join(rest[:width]), rest[width:]
+    ref = _read_ref(name if parts[1] == "models" else f"{parts[1]}/{name}", revision)
+    if word == "tree":
+        detail, rest = _read_folder(rest), []
+    elif word == "auth-check" and rest == ["write"]:
+        detail, rest = "write", []
+    return None if rest else ApiAddress(ref, word, detail)
 
 
-def _make_question(word: str, rest: list[str], request: DocumentRequest, ref: ModelRef) -> Question:
-    asked = parse_qs(request.query)
+def read_question(address: ApiAddress, query: str, body: bytes | None, content_type: str) -> Question:
+    """What is asked at an address; `body` where it was posted. Raises Refused."""
+    is_json = content_type.partition(";")[0].strip().lower().endswith("json")
+    kind = "" if body is None else _JSON if is_json else _FORM
+    request = DocumentRequest(address.path, query, body, kind)
+    asked, word, ref = parse_qs(query), address.word, address.ref
     is_plain = not ({"expand[]", "cursor", "limit"} & asked.keys()) and not _is_true(asked, "expand")
     if word in ("", "revision") and is_plain and "expand" not in asked:
         return Question("description", request, ref, has_blobs=_is_true(asked, "blobs"))
     if word == "refs":
         return Question("refs", request, ref)
     if word == "tree" and is_plain:
-        folder, is_recursive = _read_folder(rest[1:]), _is_true(asked, "recursive")
-        return Question("tree", request, ref, folder=folder, is_recursive=is_recursive)
+        is_recursive = _is_true(asked, "recursive")
+        return Question("tree", request, ref, folder=address.detail, is_recursive=is_recursive)
     if word == "tree":
-        return Question("pages", request, ref, folder=_read_folder(rest[1:]))
+        return Question("pages", request, ref, folder=address.detail)
     if word == "paths-info":
         paths, is_expanded = _read_paths(request)
         return Question("pages" if is_expanded else "paths", request, ref, paths=paths)
     return Question("other", request, ref)
+
+
+def read_other_question(raw_path: str, query: str, passes_through: bool) -> Question | None:
+    """Who the caller is, or, where such is passed on, any other question to `/api/…`. Raises Refused."""
+    parts = [unquote(part) for part in raw_path.removeprefix("/").split("/")]
+    if parts == ["api", "whoami-v2"]:
+        return Question("other", DocumentRequest("api/whoami-v2", query))
+    if parts[0] != "api" or not passes_through:
+        return None
+    try:
+        # Some servers cut `..;x` to `..`.
+        check_path("/".join(part.partition(";")[0] for part in "/".join(parts).split("/")))
+    except Invalid:
+        raise Refused(refusal(404, "", "the origin can have nothing at that address")) from None
+    return Question("other", DocumentRequest("/".join(quote(part, safe="") for part in parts), query))
+
+
+def _revision_width(parts: list[str]) -> int:
+    return 3 if parts[:1] == ["refs"] and "".join(parts[1:2]) in _REFERENCES else 1
 
 
 def _read_folder(rest: list[str]) -> str:
@@ -109,7 +154,7 @@ def _check_path(path: str) -> None:
 def _read_paths(request: DocumentRequest) -> tuple[tuple[str, ...], bool]:
     try:
         text = (request.body or b"").decode()
-        if request.content_type.partition(";")[0].strip().endswith("json"):
+        if request.content_type == _JSON:
             said = json.loads(text)
             paths, expand = said["paths"], str(said.get("expand", ""))
             found = (paths,) if isinstance(paths, str) else tuple(str(path) for path in paths)
