@@ -228,6 +228,20 @@ class TestDocuments:
             assert answer.status == 200 and b"xet" not in answer.body.lower().replace(b"demo/xet", b"")
             assert not any("xet" in name or "xet" in text for name, text in answer.headers.items())
 
+    @pytest.mark.parametrize("name", ["demo/tiny", "tiny"])
+    @pytest.mark.parametrize(
+        "word",
+        ["xet-read-token", "xet-write-token", "xet-read%2Dtoken", "x/XET-write-token", "x%2Fxet-read-token"],
+    )
+    async def test_no_token_for_xet_is_passed_through(
+        self, hub: LocalHub, tmp_path: Path, name: str, word: str
+    ) -> None:
+        async with open_house(hub, tmp_path, hub__pass_through=True) as house:
+            answer = await Asker(house.hub_endpoint).get(f"/api/models/{name}/{word}/main")
+
+        assert answer.status == 404 and "without Xet" in answer.headers["x-error-message"]
+        assert hub.log.requests == []
+
     async def test_writing_is_refused_and_so_is_what_nobody_asks_of_a_cache(self, ask: Asker) -> None:
         for method, path in (
             ("POST", "/api/repos/create"),

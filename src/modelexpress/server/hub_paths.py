@@ -17,7 +17,8 @@ from modelexpress.domain.refs import ModelRef, ProviderKind
 _TYPES = REPOSITORY_TYPES[1:]
 _FILE_WORDS = ("resolve", "raw")
 _ABOUT_REVISION = ("revision", "tree", "paths-info", "commits")
-_ABOUT = (*_ABOUT_REVISION, "refs", "auth-check", "xet-read-token")
+_XET = ("xet-read-token", "xet-write-token")
+_ABOUT = (*_ABOUT_REVISION, "refs", "auth-check", *_XET)
 _JSON, _FORM = "application/json", "application/x-www-form-urlencoded"
 _REFERENCES = ("pr", "convert")  # of `refs/pr/1`, which some write without quoting
 _MOST_PATHS = 10_000
@@ -82,8 +83,8 @@ def read_api_address(raw_path: str) -> ApiAddress | None:
     if at > 4:
         return None
     name, word, rest = "/".join(parts[2:at]), "".join(parts[at : at + 1]), parts[at + 1 :]
-    if word == "xet-read-token":
-        raise Refused(refusal(404, "", "files are read through this server, without Xet"))
+    if word in _XET:
+        raise _without_xet()
     revision, detail = None, ""
     if word in _ABOUT_REVISION:
         width = _revision_width(rest)
@@ -130,7 +131,13 @@ def read_other_question(raw_path: str, query: str, passes_through: bool) -> Ques
         check_path("/".join(part.partition(";")[0] for part in "/".join(parts).split("/")))
     except Invalid:
         raise Refused(refusal(404, "", "the origin can have nothing at that address")) from None
+    if any(part.lower() in _XET for part in "/".join(parts).split("/")):
+        raise _without_xet()
     return Question("other", DocumentRequest("/".join(quote(part, safe="") for part in parts), query))
+
+
+def _without_xet() -> Refused:
+    return Refused(refusal(404, "", "files are read through this server, without Xet"))
 
 
 def _revision_width(parts: list[str]) -> int:
