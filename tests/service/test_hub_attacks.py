@@ -321,6 +321,44 @@ async def test_an_origin_that_talks_nonsense_is_not_repeated(
             assert answer.status == 502 and "x-repo-commit" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example/api/x", "http://evil.example/api/x", "http://h@evil.example/@y", "http://[bad/x",
+        "{base}.evil.example/below/x", "{base}/elsewhere", "{base}/below", "{base}/below//evil.example/x",
+        "file:///etc/passwd", "/api/models",
+    ],
+)  # fmt: skip
+async def test_a_list_goes_on_nowhere_else(hub: LocalHub, tmp_path: Path, target: str) -> None:
+    answerer = lambda _: web.json_response([], headers={"Link": f'<{link}>; rel="next"'})  # noqa: E731
+    async with HostileOrigin(answerer) as origin:
+        link = target.format(base=origin.endpoint)
+        below = Origin(origin.endpoint + "/below")
+        async with open_house(hub, tmp_path / "led", origin=below) as house:
+            answer = await Asker(house.hub_endpoint).get("/api/models/demo/tiny/tree/main")
+
+    assert answer.status == 502 and "link" not in answer.headers
+
+
+@pytest.mark.parametrize("folder", ["", "/below", "/below/it/"])
+@pytest.mark.parametrize(
+    "target", ["{base}/api/m?cursor=a%2Fb", "m?cursor=a%2Fb", ".evil.example", "@evil.example"]
+)
+async def test_a_list_goes_on_at_this_server_wherever_the_origin_is(
+    hub: LocalHub, tmp_path: Path, folder: str, target: str
+) -> None:
+    answerer = lambda _: web.json_response([], headers={"Link": f'<{link}>; rel="next"'})  # noqa: E731
+    async with HostileOrigin(answerer) as origin:
+        where = Origin(origin.endpoint + folder)
+        link = target.format(base=where.endpoint.rstrip("/"))
+        async with open_house(hub, tmp_path / "led", origin=where) as house:
+            answer = await Asker(house.hub_endpoint).get("/api/models/demo/tiny/tree/main")
+
+    here = "/api/" if target[0] == "{" else "/api/models/demo/tiny/tree/"
+    last = target.rpartition("/api/")[2]
+    assert answer.headers["link"] == f'<{house.hub_endpoint}{here}{last}>; rel="next"'
+
+
 async def test_an_endless_document_is_not_swallowed(hub: LocalHub, tmp_path: Path) -> None:
     body = b"[" + b'"x",' * 20_000_000 + b"1]"
     async with (

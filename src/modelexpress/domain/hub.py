@@ -28,7 +28,10 @@ class DocumentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An answer of a Hub, or its refusal (a status of 400 or more): the headers that clients rely on."""
+    """An answer of a Hub, or its refusal (a status of 400 or more): the headers that clients rely on.
+
+    A `Link` is that of the following page, below the Hub's address: `</api/…>; rel="next"`.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

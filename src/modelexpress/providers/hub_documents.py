@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 import aiohttp
+from yarl import URL
 
 from modelexpress.domain.errors import Corrupt
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, Located
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.refs import ModelRef, is_commit, shown
 from modelexpress.providers.http import Answer
+from modelexpress.providers.hub_listing import find_next_page
 
 # Nothing of Xet: whoever is sent there would pass us by.
 _KEPT = ("Content-Type", "Link", ERROR_CODE, ERROR_MESSAGE, COMMIT)
@@ -20,9 +22,14 @@ _SIZE = re.compile(r"[0-9]{1,18}")
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,200}")
 
 
-def make_document(response: aiohttp.ClientResponse, body: bytes) -> Document:
-    """An answer with the headers that clients rely on."""
-    return Document(response.status, _kept(response.headers), body)
+def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> Document:
+    """An answer with the headers that clients rely on; `base`: the origin's address. Raises Corrupt."""
+    headers = _kept(response.headers)
+    link = headers.pop("Link", "")
+    following = None if response.status >= 400 else find_next_page(link, response.url)
+    if following is not None:
+        headers["Link"] = f'<{_below(base, following)}>; rel="next"'
+    return Document(response.status, headers, body)
 
 
 def refuse(answer: Answer) -> Document:
@@ -45,6 +52,15 @@ def locate(ref: ModelRef, path: str, answer: Answer) -> Located:
     is_said = _first(heads, "X-Linked-Etag") is not None or not answer.redirects
     entry = FileEntry(path, int(size), _digest(etag) if is_said else None, None, _first(heads, "X-Xet-Hash"))
     return Located(commit, entry, etag)
+
+
+def _below(base: URL, target: URL) -> str:
+    """The part of an address that another server has too. Raises Corrupt where it is not below `base`."""
+    folder = base.raw_path.rstrip("/") if target.origin() == base.origin() else ""
+    path = target.raw_path_qs.removeprefix(folder)
+    if not target.raw_path.startswith(f"{folder}/") or path.startswith("//"):
+        raise Corrupt(f"the origin's list goes on outside of its own address, at {shown(target.raw_path)}")
+    return path
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

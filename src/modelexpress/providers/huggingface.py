@@ -161,7 +161,8 @@ class HuggingFaceProvider:
             body=request.body,
             via=caller.via,
         )
-        return make_document(*await origin.outgoing.get_document(asked))
+        response, body = await origin.outgoing.get_document(asked)
+        return make_document(response, body, URL(origin.base))
 
     async def close(self) -> None:
         """Let go of connections."""

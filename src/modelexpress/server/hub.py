@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -40,7 +39,7 @@ _MOST_HOPS = 8
 _GONE = 410
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_NEXT = re.compile(r'<([^<>]*)>\s*;[^,]*\brel="?next"?')
+_NEXT = re.compile(r'<(/(?!/)[^<>]*)>; rel="next"')
 _AGAIN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -199,10 +198,10 @@ class HubService:
 
     def _say(self, request: web.BaseRequest, document: Document, is_stale: bool = False) -> web.Response:
         headers = {**COMMON_HEADERS, **{name: _plain(text) for name, text in document.headers.items()}}
-        link = headers.pop("Link", None)
-        following = None if link is None else _NEXT.search(link)
+        following = _NEXT.fullmatch(headers.pop("Link", ""))
         if following is not None:
-            headers["Link"] = f'<{self._here(request, following[1])}>; rel="next"'
+            base = self._options.public_url or f"http://{request.headers['Host']}"
+            headers["Link"] = f'<{base.rstrip("/")}{following[1]}>; rel="next"'
         if is_stale:
             headers[STALE_HEADER] = "true"
             self._meter.count("mx_hub_stale_answers_total")
@@ -211,12 +210,6 @@ class HubService:
             body = _error_body(document)
             headers["Content-Type"] = "application/json; charset=utf-8"
         return web.Response(status=document.status, body=body, headers=headers)
-
-    def _here(self, request: web.BaseRequest, address: str) -> str:
-        """An address of the origin as one of ours."""
-        parts = urlsplit(address)
-        base = self._options.public_url or f"http://{request.headers['Host']}"
-        return base.rstrip("/") + _plain(parts.path + (f"?{parts.query}" if parts.query else ""))
 
 
 def _face(found: HubFile) -> Face:
