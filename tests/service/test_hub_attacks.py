@@ -182,6 +182,30 @@ async def test_a_thousand_ranges_are_one_answer(house: House, ask: Asker) -> Non
     assert huge.status in (400, 431)
 
 
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        (b"", b"Authorization: Bearer \xff\xfe"), (b"", b"Authorization: \xe4"), (b"", b"Content-Type: \xff"),
+        (b"", b"Via: 1.1 \xff"), (b"", b"If-None-Match: \xff"), (b"", b"Range: bytes=\xff-"),
+        (b"?x=\xff", b"A: b"), (b"/\xff", b"A: b"), (b"/%ff", b"A: b"), (b"?\xc3\xa4", b"A: b"),
+    ],
+)  # fmt: skip
+async def test_bytes_that_are_no_text_are_the_callers_own(
+    house: House, method: bytes, path: bytes, header: bytes
+) -> None:
+    body = b'{"paths": ["x"]}'
+    rest = header + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+    for address in (
+        b"/api/models/demo/tiny/paths-info/main",
+        b"/api/models/demo/tiny/tree/main",
+        b"/demo/tiny/resolve/main/config.json",
+    ):
+        answer = await talk(house, b"%s %s HTTP/1.1\r\nHost: x\r\n%s" % (method, address + path, rest))
+        status = int(answer.split()[1])
+        assert status < 500 and (b"Authorization" not in header or status in (400, 401)), answer
+
+
 @pytest.mark.parametrize("said", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b""])
 async def test_who_does_not_end_his_question_is_not_waited_for(
     hub: LocalHub, tmp_path: Path, said: bytes
@@ -319,6 +343,44 @@ async def test_an_origin_that_talks_nonsense_is_not_repeated(
         for method in ("HEAD", "GET"):
             answer = await Asker(house.hub_endpoint).ask(method, f"/{NAME}/resolve/main/{LARGE}")
             assert answer.status == 502 and "x-repo-commit" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "row", [{"path": "\ud800"}, {"xetHash": "\ud800"}, {"xetHash": "a", "path": "\udfff"}]
+)
+async def test_a_list_with_half_a_character_is_no_defect_of_ours(
+    hub: LocalHub, tmp_path: Path, row: dict[str, str]
+) -> None:
+    listed = [{"type": "file", "oid": "b" * 40, "size": 5, "path": "x", **row}]
+    async with (
+        HostileOrigin(lambda _: web.json_response(listed)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        answer = await Asker(house.hub_endpoint).get(f"/api/models/demo/tiny/tree/{'a' * 40}")
+
+    assert answer.status == 200
+    assert json.loads(answer.body) == [{k: v for k, v in listed[0].items() if k != "xetHash"}]
+
+
+@pytest.mark.parametrize("said", ["1" * 5000 + "-2/10000000", "0-1/" + "9" * 5000, "\u0663-4/10000000"])
+async def test_a_range_that_nothing_can_have_is_no_defect_of_ours(
+    hub: LocalHub, tmp_path: Path, said: str
+) -> None:
+    sha256 = f'"{"b" * 64}"'
+    named = {"X-Repo-Commit": "a" * 40, "X-Linked-Etag": sha256, "ETag": sha256, "X-Linked-Size": "10000000"}
+
+    def answerer(request: web.Request) -> web.Response:
+        if request.method == "HEAD":
+            return web.Response(headers=named)
+        return web.Response(status=206, headers={"Content-Range": f"bytes {said}"}, body=b"abcde")
+
+    async with (
+        HostileOrigin(answerer) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        answer = await Asker(house.hub_endpoint).get(f"/{NAME}/resolve/main/{LARGE}")
+
+    assert answer.status == 502 and "another range" in answer.headers["x-error-message"]
 
 
 @pytest.mark.parametrize(

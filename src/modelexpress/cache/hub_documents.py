@@ -195,7 +195,7 @@ def _without_xet(document: Document) -> Document:
     for row in rows:
         if isinstance(row, dict):
             row.pop("xetHash", None)
-    body = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(said, separators=(",", ":")).encode()  # ASCII: half a surrogate pair has no UTF-8
     return replace(document, body=body) if rows else document
 
 

@@ -120,8 +120,8 @@ def _check_no_collisions(ref: ModelRef, paths: list[str]) -> None:
 def check_path(path: str) -> None:
     """Raise Invalid unless `path` is a relative path that stays inside its snapshot on every system."""
     parts = path.split("/")
-    has_control = any(ord(character) < 32 or ord(character) == 127 for character in path)
-    if has_control or "\\" in path or len(path) > _MAX_PATH_CHARACTERS:
+    is_odd = any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in path)  # the last: no UTF-8
+    if is_odd or "\\" in path or len(path) > _MAX_PATH_CHARACTERS:
         raise Invalid(f"file path {shown(path)} holds a control character or backslash, or is too long")
     if any(part in ("", ".", "..") for part in parts) or any(len(part.encode()) > 255 for part in parts):
         raise Invalid(f"file path {shown(path)} is not a plain relative path")

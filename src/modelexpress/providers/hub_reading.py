@@ -19,6 +19,7 @@ from modelexpress.providers.http import Answer
 from modelexpress.providers.port import OnVersion
 
 _SHA256 = re.compile(r'"?([0-9a-f]{64})"?')
+_CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19}|\*)")
 
 
 class Reading:
@@ -148,9 +149,7 @@ class Reading:
 
 
 def _content_range(text: str) -> tuple[int | None, int | None]:
-    unit, _, rest = text.partition(" ")
-    span, _, total = rest.partition("/")
-    start = span.partition("-")[0]
-    if unit != "bytes" or not start.isdecimal():
+    found = _CONTENT_RANGE.fullmatch(text.strip())
+    if found is None:
         return None, None
-    return int(start), int(total) if total.isdecimal() else None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
