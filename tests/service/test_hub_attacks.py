@@ -421,6 +421,19 @@ async def test_a_list_goes_on_at_this_server_wherever_the_origin_is(
     assert answer.headers["link"] == f'<{house.hub_endpoint}{here}{last}>; rel="next"'
 
 
+@pytest.mark.parametrize("status", [101, 201, 204, 206, 300, 304, 999])
+async def test_only_an_answer_or_a_no_of_the_origin_is_repeated(
+    hub: LocalHub, tmp_path: Path, status: int
+) -> None:
+    async with (
+        HostileOrigin(lambda _: web.Response(status=status)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        answer = await Asker(house.hub_endpoint).get("/api/models/demo/tiny")
+
+    assert answer.status == 502 and str(status) in answer.headers["x-error-message"]
+
+
 async def test_an_endless_document_is_not_swallowed(hub: LocalHub, tmp_path: Path) -> None:
     body = b"[" + b'"x",' * 20_000_000 + b"1]"
     async with (

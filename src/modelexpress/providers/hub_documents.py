@@ -24,12 +24,14 @@ _ETAG = re.compile(r"[\x21\x23-\x7e]{1,200}")
 
 def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> Document:
     """An answer with the headers that clients rely on; `base`: the origin's address. Raises Corrupt."""
-    headers = _kept(response.headers)
+    status, headers = response.status, _kept(response.headers)
+    if status < 400 and status != 200:
+        raise Corrupt(f"the origin answers a question with {status}, which is neither an answer nor a no")
     link = headers.pop("Link", "")
-    following = None if response.status >= 400 else find_next_page(link, response.url)
+    following = None if status >= 400 else find_next_page(link, response.url)
     if following is not None:
         headers["Link"] = f'<{_below(base, following)}>; rel="next"'
-    return Document(response.status, headers, body)
+    return Document(status, headers, body)
 
 
 def refuse(answer: Answer) -> Document:

@@ -15,7 +15,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
 
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Busy
@@ -171,6 +173,7 @@ class _Connections(web.Server):
             max_field_size=_MOST_LINE_BYTES,
             access_log=None,
             logger=_silent,
+            request_factory=self._make,
         )
         self._most = options.most_connections
         self._door = door
@@ -198,6 +201,19 @@ class _Connections(web.Server):
             self._meter.gauge("mx_data_connections", -1)
         if not self._open:
             self._empty.set()
+
+    def _make(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        if message.upgrade or message.method == "CONNECT":
+            # What follows may be of another protocol: the library keeps it back, and never answers it.
+            message = message._replace(should_close=True)
+        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
     async def close_silent(self) -> None:
         """End those that have asked nothing for too long, also where bytes of a question drip in."""
