@@ -290,6 +290,32 @@ class TestCosts:
         assert [answer.code for answer in missing] == ["EntryNotFound"] * 3
         assert len(house.hub.log.requests) == before + 1, "of what was in no listing the origin is asked once"
 
+    @pytest.mark.parametrize(
+        "settings", [{}, {"cache__max_size_bytes": 1000}, {"origin__revalidate": "always"}]
+    )
+    async def test_an_answer_without_a_body_brings_no_bytes(
+        self, hub: LocalHub, tmp_path: Path, settings: dict[str, object]
+    ) -> None:
+        async with open_house(hub, tmp_path, **{"origin__revalidate": 60, **settings}) as house:
+            ask = Asker(house.hub_endpoint)
+            etag = (await ask.head(file_path(LARGE))).headers["etag"]
+            same = await ask.get(file_path(LARGE), If_None_Match=etag)
+            other = await ask.get(file_path(LARGE), If_Match='"another"')
+            beyond = await ask.get(file_path(LARGE), Range="bytes=99999999-")
+            await house.settle()
+
+            assert (same.status, other.status, beyond.status) == (304, 412, 416)
+            assert same.headers["etag"] == etag and same.body == b""
+            assert beyond.headers["content-range"] == f"bytes */{len(FILES[LARGE])}"
+            assert hub.log.of("body") == []
+
+    async def test_a_range_asks_the_origin_about_its_file_once(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path, origin__revalidate="always") as house:
+            part = await Asker(house.hub_endpoint).get(file_path(LARGE), Range="bytes=5-9")
+
+            assert (part.status, part.body) == (206, FILES[LARGE][5:10])
+            assert len(hub.log.of("resolve", method="HEAD")) == 1
+
     async def test_many_clients_at_once_cost_the_origin_one_reading(self, house: House, ask: Asker) -> None:
         content = random.Random(1).randbytes(9_000_000)
         house.hub.add(repository := Repository("demo/large"))

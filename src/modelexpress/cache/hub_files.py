@@ -151,9 +151,14 @@ class HubFiles:
         wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
         return await self._ask(wanted, ref, path, rights, here)
 
-    async def open(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
-        """The same, with its bytes: those that are here, or those of a pull that begins now."""
-        found = await self.find(ref, path, caller)
+    async def open(
+        self, ref: ModelRef, path: str, caller: Caller, found: HubFile | Document | None = None
+    ) -> HubFile | Document:
+        """The same, with its bytes: those that are here, or those of a pull that begins now.
+
+        `found`: what `find` has just said to the same question, which is then not asked again.
+        """
+        found = found or await self.find(ref, path, caller)
         if isinstance(found, Document):
             return found
         located, pinned = found.located, ref.at(found.located.commit)

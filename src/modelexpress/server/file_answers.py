@@ -92,9 +92,9 @@ class FileSender:
         raise Refusal(Busy("the file is begun anew again and again; ask later"))
 
     async def answer_head(self, request: web.BaseRequest, face: Face) -> web.StreamResponse:
-        """What a GET would be answered with, of a file that need not be here."""
+        """What a GET is answered with, without a body, of a file that need not be here."""
         wanted = choose_bytes(request.method, request.headers, face.etag, face.size)
-        if wanted.status == 412:
+        if wanted.status in (412, 416):
             return _refuse(wanted.status, face)
         answer = FileAnswer(wanted.status, {"ETag": face.etag, "Accept-Ranges": "bytes", **face.headers})
         if wanted.status != 304:

@@ -20,6 +20,7 @@ from modelexpress.domain.errors import Invalid, Limited, MxError
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, lfs_pointer, refusal
 from modelexpress.domain.meter import Meter
 from modelexpress.server.file_answers import Face, FileSender
+from modelexpress.server.http_ranges import choose_bytes
 from modelexpress.server.http_status import COMMON_HEADERS, Refusal
 from modelexpress.server.hub_paths import (
     FileAddress,
@@ -37,6 +38,7 @@ _MOST_BODY_BYTES = 1024 * 1024
 _BODY_SECONDS = 10.0
 _MOST_HOPS = 8
 _GONE = 410
+_CONDITIONS = ("If-Match", "If-None-Match", "Range")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _NEXT = re.compile(r'<(/(?!/)[^<>]*)>; rel="next"')
@@ -150,33 +152,36 @@ class HubService:
     async def _answer_file(
         self, request: web.BaseRequest, address: FileAddress, caller: Caller
     ) -> web.StreamResponse:
-        is_body = request.method == "GET" and not address.is_raw
-        found = await self._crossing.call(
-            self._files.open if is_body else self._files.find, address.ref, address.path, caller
-        )
+        # Whether there is to be a body is known before its bytes are fetched.
+        has_conditions = any(name in request.headers for name in _CONDITIONS)
+        is_plain = request.method == "GET" and not address.is_raw and not has_conditions
+        ask = self._files.open if is_plain else self._files.find
+        found = await self._crossing.call(ask, address.ref, address.path, caller)
         if isinstance(found, Document):
             return self._say(request, found)
         pointer = lfs_pointer(found.located.entry) if address.is_raw else None
         if pointer is not None:
             document = Document(200, {"Content-Type": "text/plain; charset=utf-8"}, pointer)
             return self._say(request, document, found.is_stale)
-        if request.method == "HEAD":
-            return await self._sender.answer_head(request, _face(found))
+        face = _face(found)
+        wanted = choose_bytes(request.method, request.headers, face.etag, face.size)
+        if request.method == "HEAD" or wanted.status not in (200, 206):
+            return await self._sender.answer_head(request, face)
         if found.offer is None:
-            found = await self._reopen(address, caller)
+            found = await self._open(address, caller, found)
         try:
             return await self._send(request, found)
         except Refusal as error:
             if error.status != _GONE:
                 raise
             # It was removed between being found and being opened: it is fetched again.
-            return await self._send(request, await self._reopen(address, caller))
+            return await self._send(request, await self._open(address, caller))
 
-    async def _reopen(self, address: FileAddress, caller: Caller) -> HubFile:
-        found = await self._crossing.call(self._files.open, address.ref, address.path, caller)
-        if isinstance(found, Document):
-            raise Refused(found)
-        return found
+    async def _open(self, address: FileAddress, caller: Caller, found: HubFile | None = None) -> HubFile:
+        opened = await self._crossing.call(self._files.open, address.ref, address.path, caller, found)
+        if isinstance(opened, Document):
+            raise Refused(opened)
+        return opened
 
     async def _send(self, request: web.BaseRequest, found: HubFile) -> web.StreamResponse:
         assert found.offer is not None

@@ -64,8 +64,10 @@ class ServedHubFiles(Protocol):
         """The file, or a refusal in the Hub's words."""
         ...
 
-    async def open(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
-        """The same, with its bytes: here, or arriving."""
+    async def open(
+        self, ref: ModelRef, path: str, caller: Caller, found: HubFile | Document | None = None
+    ) -> HubFile | Document:
+        """The same, with its bytes: here, or arriving. `found`: what `find` has just said of it."""
         ...
 
 
