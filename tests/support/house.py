@@ -94,12 +94,13 @@ def server_settings(hub: LocalHub, tmp_path: Path, **settings: object) -> tuple[
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a server reads from, if not from the Hub it is given, and on which port it answers."""
+    """Where a server reads from, if not from the Hub it is given, how patiently, and where it answers."""
 
     endpoint: str = ""
     redirect_hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     data_port: int = 0
     silent_seconds: float = 90.0
+    retry: RetryPolicy = QUICK
 
     def data_options(self) -> DataOptions:
         return DataOptions("127.0.0.1", self.data_port, drain_seconds=1.0, silent_seconds=self.silent_seconds)
@@ -121,7 +122,7 @@ async def open_house(
     loaded, env = server_settings(hub, tmp_path, **settings)
     metrics = Metrics("test", "sqlite", "")
     endpoint, instance = origin.endpoint or hub.endpoint, secrets.token_hex(4)
-    options = HubOptions(endpoint, origin.redirect_hosts, 5.0, QUICK, instance=instance)
+    options = HubOptions(endpoint, origin.redirect_hosts, 5.0, origin.retry, instance=instance)
     providers = {ProviderKind.HUGGING_FACE: make_provider(options, {**env, **(outgoing_env or {})})}
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)

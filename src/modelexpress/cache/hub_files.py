@@ -296,7 +296,8 @@ class HubFiles:
             return "joined", running
         if (wrong := self._wrong.find(offer_id)) is not None:
             raise wrong
-        request = PullRequest(ref, located.commit, ALL_FILES, rights, False, single=located.entry)
+        waiting = replace(rights, is_waiting=True)
+        request = PullRequest(ref, located.commit, ALL_FILES, waiting, False, single=located.entry)
         key = FlightKey(
             ref.provider, ref.name, located.commit, f"file:{located.entry.path}", rights.fingerprint
         )

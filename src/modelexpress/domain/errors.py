@@ -19,6 +19,8 @@ MxError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -76,13 +78,22 @@ class NoRoom(MxError):
 
 
 class Limited(MxError):
-    """Asked to slow down. `retry_after_seconds` is what the other side named, if it did."""
+    """Asked to slow down. `retry_after_seconds` is what the other side named, if it did.
+
+    `limits`: the headers in which it said what its limits are.
+    """
 
     code = "Limited"
 
-    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after_seconds: float | None = None,
+        limits: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.limits = dict(limits)
 
 
 class Busy(MxError):

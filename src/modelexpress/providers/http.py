@@ -21,7 +21,14 @@ from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, Limited, MxE
 from modelexpress.domain.refs import shown
 from modelexpress.providers.addresses import GuardedResolver, Places
 from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
-from modelexpress.providers.retry import RETRIED_STATUSES, RetryPolicy, find_limit_wait, find_named_wait
+from modelexpress.providers.quiet import Client, QuietTimes
+from modelexpress.providers.retry import (
+    RETRIED_STATUSES,
+    RetryPolicy,
+    find_limit_wait,
+    find_limits,
+    find_named_wait,
+)
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -78,7 +85,7 @@ class Outgoing:
     def __init__(self, options: OutgoingOptions) -> None:
         self.options = options
         self._session: aiohttp.ClientSession | None = None
-        self._quiet_until = 0.0
+        self._quiet = QuietTimes()
         self._was_reached = False
 
     async def close(self) -> None:
@@ -133,10 +140,10 @@ class Outgoing:
                 _log.debug("%s: %s; attempt %d, again in %.1f s", _named(url), error, attempt, wait)
             else:
                 response = answer.response
-                wait = self._wait_after(ask.retry, response, attempt)
+                wait = self._wait_after(ask, response, attempt)
                 if wait is None:
                     async with response:
-                        self._note_limits(response)
+                        self._note_limits(ask, response)
                         self._raise_for_outage(url, response)
                         yield answer
                     return
@@ -156,34 +163,52 @@ class Outgoing:
         policy = retry or self.options.retry
         return policy.wait_seconds(attempt, named, self.options.chance, self._was_reached)
 
-    def _wait_after(
-        self, retry: RetryPolicy | None, response: aiohttp.ClientResponse, attempt: int
-    ) -> float | None:
+    def _wait_after(self, ask: Ask, response: aiohttp.ClientResponse, attempt: int) -> float | None:
         if response.status not in RETRIED_STATUSES:
             return None
+        policy = ask.retry or self.options.retry
         named = find_named_wait(response.headers, self.options.clock.wall())
-        if named is not None and response.status == 429:
-            self._be_quiet(named)
-        return self._wait(retry, attempt, named)
+        if response.status == 429:
+            policy = policy.when_limited()
+            if named is not None:
+                self._be_quiet(ask, response, named)
+        return self._wait(policy, attempt, named)
 
-    def _note_limits(self, response: aiohttp.ClientResponse) -> None:
+    def _note_limits(self, ask: Ask, response: aiohttp.ClientResponse) -> None:
         left = find_limit_wait(response.headers)
         if left is not None:
-            self._be_quiet(left)
+            self._be_quiet(ask, response, left)
 
-    def _be_quiet(self, seconds: float) -> None:
-        # One polite client: when one request is told to wait, all of them do.
+    def _be_quiet(self, ask: Ask, response: aiohttp.ClientResponse, seconds: float) -> None:
+        # Polite: when one request is told to wait, all that the origin cannot tell from it do.
         bounded = min(seconds, self.options.retry.patience_seconds)
-        self._quiet_until = max(self._quiet_until, self.options.clock.monotonic() + bounded)
+        client = Client.of(response.url, self._token_for(response.url, ask))
+        self._quiet.note(client, bounded, response.headers, self.options.clock.monotonic())
+
+    async def _wait_quiet(self, target: URL, token: str | None, ask: Ask) -> None:
+        """Wait as long as the one who asks was told to. Raises Limited where that is too long for him."""
+        left = self._quiet.find(Client.of(target, token), self.options.clock.monotonic())
+        if left is None:
+            return
+        policy = ask.retry or self.options.retry
+        if left.seconds > policy.patience_seconds:
+            raise Limited(
+                f"{_named(target)} is not to be asked for anything in the next {left.seconds:.0f} s: "
+                "it has asked to slow down; try again then",
+                left.seconds,
+                left.limits,
+            )
+        await self.options.clock.sleep(left.seconds)
+
+    def _token_for(self, target: URL, ask: Ask) -> str | None:
+        # Credentials are for the origin itself: not for a CDN, whoever redirects there.
+        return ask.token if target.origin() == self.options.places.origin.origin() else None
 
     async def _follow(self, ask: Ask) -> Answer:
-        quiet = self._quiet_until - self.options.clock.monotonic()
-        if quiet > 0:
-            await self.options.clock.sleep(quiet)
         target, redirects = ask.url, list[aiohttp.ClientResponse]()
         while True:
-            # Credentials are for the origin itself: not for a CDN, whoever redirects there.
-            sent = ask.token if target.origin() == self.options.places.origin.origin() else None
+            sent = self._token_for(target, ask)
+            await self._wait_quiet(target, sent, ask)
             response = await self._send(target, sent, ask)
             self._was_reached = True
             location = response.headers.get("Location")
@@ -261,7 +286,8 @@ class Outgoing:
         if response.status == 429:
             named = find_named_wait(response.headers, self.options.clock.wall())
             later = f" in {named:.0f} s" if named is not None else " later"
-            raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named)
+            said = find_limits(response.headers)
+            raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named, said)
         if response.status in RETRIED_STATUSES or (response.status >= 500 and response.status != 501):
             raise Unreachable(f"{_named(url)} answers {response.status} {response.reason}; try again later")
 

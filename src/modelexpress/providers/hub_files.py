@@ -100,7 +100,8 @@ class HubFiles:
         async with AsyncExitStack() as stack:
             answer = await self._answer_of_shortcut(stack, visit, key, reading)
             if answer is None:
-                ask = Ask(key.url, token, reading.headers(), visit.retry, via=reading.via)
+                retry = reading.patience_of(visit.retry)
+                ask = Ask(key.url, token, reading.headers(), retry, via=reading.via)
                 answer = await stack.enter_async_context(visit.endpoint.outgoing.request(ask))
             try:
                 yield answer

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.errors import Corrupt, Unsupported
 from modelexpress.domain.manifest import DigestKind, FileEntry, Manifest
 from modelexpress.domain.refs import shown
@@ -17,6 +18,7 @@ from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers.endpoints import Endpoint
 from modelexpress.providers.http import Answer
 from modelexpress.providers.port import OnVersion
+from modelexpress.providers.retry import RetryPolicy
 
 _SHA256 = re.compile(r'"?([0-9a-f]{64})"?')
 _CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19}|\*)")
@@ -34,18 +36,19 @@ class Reading:
         entry: FileEntry,
         span: ByteSpan,
         on_version: OnVersion,
-        via: tuple[str, ...] = (),
+        caller: Caller = ANONYMOUS,
     ) -> None:
         self.what = f"{manifest.ref.name}@{manifest.commit[:12]}: {shown(entry.path)}"
         self.left = span
         self.is_changed = False
-        self.via = via
+        self.via = caller.via
         self._name = manifest.ref.name
         self._commit = manifest.commit
         self._entry = entry
         self._begins_inside = span.start > 0
         self._on_version = on_version
         self._versions: dict[str, str] = {}
+        self._is_waited_for = caller.is_waiting
 
     @property
     def size(self) -> int:
@@ -56,6 +59,10 @@ class Reading:
     def is_satisfied_early(self) -> bool:
         """True when the wanted span has arrived, though the answer may hold more of the file."""
         return self.left.length == 0 and self.left.end < self.size
+
+    def patience_of(self, retry: RetryPolicy) -> RetryPolicy:
+        """As patient as `retry`; less while somebody waits for the file's first byte and can be told so."""
+        return retry.impatient() if self._is_waited_for and self.left.start == 0 else retry
 
     def url_at(self, endpoint: Endpoint) -> URL:
         """Where `endpoint` has the file."""

@@ -118,7 +118,7 @@ class HuggingFaceProvider:
         """The bytes of `span` in order; after a reset it goes on where it was, after an outage elsewhere."""
         if entry.size and not span.length:
             return  # no Range header can ask for nothing
-        reading = Reading(manifest, entry, span, on_version, caller.via)
+        reading = Reading(manifest, entry, span, on_version, caller)
         has_mirrors = entry.digest is not None
         async with aclosing(self._files.read(reading, has_mirrors, lambda: self._token(caller))) as pieces:
             async for piece in pieces:
@@ -156,7 +156,7 @@ class HuggingFaceProvider:
             origin.url(request.path, query=request.query),
             self._token(caller),
             headers={"Content-Type": request.content_type} if request.content_type else {},
-            retry=self._endpoints.visits()[-1].retry.shortened(),
+            retry=self._endpoints.visits()[-1].retry.shortened().impatient(),
             method="GET" if request.body is None else "POST",
             body=request.body,
             via=caller.via,
@@ -173,7 +173,7 @@ class HuggingFaceProvider:
         ask = Ask(
             endpoint.url(ref.name, "resolve", revision, quote(path, safe="/")),
             self._token_for(visit, caller),
-            retry=visit.retry.shortened(),
+            retry=visit.retry.shortened().impatient(),
             method="HEAD",
             via=caller.via,
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from modelexpress.domain.clock import Random
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524})
 _SHORT_ATTEMPTS = 3
 _SHORT_PATIENCE_SECONDS = 5.0
+_CLIENTS_PATIENCE_SECONDS = 2.0  # clients of a Hub give a HEAD up after 10 s
+_LIMITS = ("RateLimit", "RateLimit-Policy")
 _REMAINING = re.compile(r";\s*r\s*=\s*(\d+)")
 _RESET = re.compile(r";\s*t\s*=\s*(\d+)")
 
@@ -39,6 +42,14 @@ class RetryPolicy:
             max_attempts=min(self.max_attempts, _SHORT_ATTEMPTS),
             patience_seconds=min(self.patience_seconds, _SHORT_PATIENCE_SECONDS),
         )
+
+    def impatient(self) -> RetryPolicy:
+        """The same for somebody who can wait himself: he hears of a longer wait instead of waiting it out."""
+        return replace(self, patience_seconds=min(self.patience_seconds, _CLIENTS_PATIENCE_SECONDS))
+
+    def when_limited(self) -> RetryPolicy:
+        """The same after a 429: the impatient ask only a few times again, whatever it says."""
+        return self.shortened() if self.patience_seconds <= _CLIENTS_PATIENCE_SECONDS else self
 
     def once(self) -> RetryPolicy:
         """The same without a second try."""
@@ -76,3 +87,15 @@ def find_limit_wait(headers: Mapping[str, str]) -> float | None:
         if remaining and reset and int(remaining[1][:9]) == 0:
             return float(reset[1][:9])
     return None
+
+
+def find_limits(headers: Mapping[str, str], passed: float = 0.0) -> dict[str, str]:
+    """The headers in which an origin says what its limits are, as they read `passed` seconds later."""
+    found = {name: headers[name] for name in _LIMITS if name in headers}
+    if "RateLimit" in found:
+        found["RateLimit"] = _RESET.sub(lambda reset: _later(reset, passed), found["RateLimit"])
+    return found
+
+
+def _later(reset: re.Match[str], passed: float) -> str:
+    return f";t={max(math.ceil(int(reset[1][:9]) - passed), 0)}"

@@ -104,8 +104,9 @@ class HubService:
             code = str(refused.document.status)
             return self._say(request, refused.document)
         except Refusal as error:
-            code = str(error.status)
-            return self._say(request, refusal(error.status, "", error.error.message))
+            document = _refusal_of(error.error, error.status)
+            code = str(document.status)
+            return self._say(request, document)
         except MxError as error:
             document = _refusal_of(error)
             code = str(document.status)
@@ -256,14 +257,15 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     return b"".join(pieces)
 
 
-def _refusal_of(error: MxError) -> Document:
+def _refusal_of(error: MxError, status: int | None = None) -> Document:
+    """The answer to an error; `status`: where it is not the table's."""
     if isinstance(error, Invalid) and error.is_loop:
         return refusal(508, "", error.message)
     if isinstance(error, Limited):
         document = refusal(429, "", error.message)
         seconds = max(math.ceil(error.retry_after_seconds or _AGAIN_SECONDS), 1)
-        return Document(429, {**document.headers, "Retry-After": str(seconds)})
-    answer = Refusal(error)
+        return Document(429, {**document.headers, **error.limits, "Retry-After": str(seconds)})
+    answer = Refusal(error, status)
     return refusal(answer.status, "", error.message)
 
 

@@ -24,7 +24,8 @@ _RANGE = re.compile(r"bytes=([0-9]+)-([0-9]+)")
 @dataclass(eq=False)
 class Fault:
     """One rule. It applies to requests of `kind` (api, tree, resolve: before a redirect; body: where
-    the bytes come from) whose file matches `path`, `times` times (None: always) with `chance`.
+    the bytes come from) whose file matches `path`, `times` times (None: always) with `chance`; if it names
+    a `token`, to those with that one alone ("": those without any).
 
     status: answer `status` with `headers`. hang: no answer until `release`. reset: cut the connection
     before any answer or, with `after`, in the body at that byte of the file. The others are about
@@ -42,6 +43,7 @@ class Fault:
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
     rate: int = 0
+    token: str | None = None
     applied: int = 0
     _released: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
@@ -89,11 +91,18 @@ class Faults:
         self._rules.clear()
 
     def take(
-        self, kind: Kind, path: str, has_body: bool = True, asked_range: str | None = None
+        self,
+        kind: Kind,
+        path: str,
+        has_body: bool = True,
+        asked_range: str | None = None,
+        token: str | None = None,
     ) -> Fault | None:
         """The fault of a request that begins now; `asked_range`: its Range header."""
         for fault in self._rules:
             if not fault.can_happen(kind, has_body) or not fnmatch.fnmatchcase(path, fault.path):
+                continue
+            if fault.token is not None and fault.token != (token or ""):
                 continue
             if fault.times is not None and fault.applied >= fault.times:
                 continue

@@ -29,7 +29,7 @@ class Gate:
             token_of(request), headers.get("Range"), headers.get("Via"),
         )  # fmt: skip
         self.log.requests.append(entry)
-        fault = self.faults.take(kind, path, request.method != "HEAD", headers.get("Range"))
+        fault = self.faults.take(kind, path, request.method != "HEAD", entry.range, entry.token)
         return entry, fault
 
     async def refuse(

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An origin that asks to slow down: who is meant hears it at once, and nobody else hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.asking import Answer, Asker
+from tests.support.house import House, Origin, open_house
+
+from modelexpress.providers.retry import RetryPolicy
+from modelexpress.testing.hub import Fault, LocalHub
+from modelexpress.testing.hub.models import tiny_files, tiny_model
+
+NAME, OTHER = "demo/tiny", "demo/other"
+LARGE, SMALL = "model.safetensors", "config.json"
+FILES = tiny_files()
+LIMITS = {"RateLimit": '"resolvers";r=0;t=60', "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300'}
+SLOW_DOWN = {"Retry-After": "60", **LIMITS}
+AT_ONCE_SECONDS = 5.0  # clients give a question up after 10
+STRANGERS = ""
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[LocalHub]:
+    async with LocalHub([tiny_model(NAME), tiny_model(OTHER)]) as hub:
+        hub.grant("hf_greedy")
+        hub.grant("hf_other")
+        yield hub
+
+
+@pytest.fixture
+async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
+    """A server as patient with its origin as a real one."""
+    origin = Origin(retry=RetryPolicy())
+    async with open_house(hub, tmp_path, origin=origin, origin__revalidate=60) as house:
+        yield house
+
+
+def limit(hub: LocalHub, token: str, times: int | None = 1) -> None:
+    hub.faults.add(Fault("status", times=times, status=429, headers=SLOW_DOWN, token=token))
+
+
+def path_of(name: str, file: str = LARGE) -> str:
+    return f"/{name}/resolve/main/{file}"
+
+
+async def ask_all(ask: Asker) -> list[Answer]:
+    """How the questions of all kinds are answered to one client."""
+    asked = (ask.head(path_of(OTHER, SMALL)), ask.get(path_of(OTHER)), ask.get(f"/api/models/{OTHER}"))
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        return await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("token", ["hf_greedy", STRANGERS], ids=["a token", "nobody's"])
+async def test_who_has_used_up_his_requests_hears_it_at_once_and_nobody_else(
+    house: House, token: str
+) -> None:
+    limit(house.hub, token)
+    greedy = Asker(house.hub_endpoint, token or None)
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        first = await greedy.head(path_of(NAME))
+    assert (first.status, first.headers["retry-after"]) == (429, "60")
+    house.hub.log.clear()
+
+    for refused in await ask_all(greedy):
+        assert refused.status == 429, "the origin is left in peace by whom it limits"
+        assert 50 <= int(refused.headers["retry-after"]) <= 60
+        reset = re.fullmatch(r'"resolvers";r=0;t=([0-9]+)', refused.headers["ratelimit"])
+        assert reset and 50 <= int(reset[1]) <= 60
+        assert refused.headers["ratelimit-policy"] == LIMITS["RateLimit-Policy"]
+    assert house.hub.log.requests == []
+    for other in ("hf_other", "hf_greedy" if token == STRANGERS else None):
+        assert [answer.status for answer in await ask_all(Asker(house.hub_endpoint, other))] == [200] * 3
+
+
+async def test_a_last_request_that_is_granted_silences_nobody_else(house: House) -> None:
+    commit = house.hub._repositories[NAME].branches["main"]
+    granted = {**LIMITS, "X-Repo-Commit": commit, "ETag": f'"{"a" * 40}"'}
+    house.hub.faults.add(Fault("status", status=200, headers=granted, token="hf_greedy"))
+    greedy = Asker(house.hub_endpoint, "hf_greedy")
+    assert (await greedy.head(path_of(NAME, SMALL))).status == 200
+
+    assert {answer.status for answer in await ask_all(greedy)} == {429}
+    assert {answer.status for answer in await ask_all(Asker(house.hub_endpoint, "hf_other"))} == {200}
+
+
+async def test_who_waits_for_a_file_is_told_to_come_back(house: House) -> None:
+    ask = Asker(house.hub_endpoint)
+    assert (await ask.head(path_of(NAME))).status == 200
+    house.hub.faults.add(Fault("status", "body", status=429, headers=SLOW_DOWN))
+
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        refused = await ask.get(path_of(NAME))
+
+    assert (refused.status, refused.headers["retry-after"]) == (429, "60")
+    assert refused.headers["ratelimit"].startswith('"resolvers";r=0;t=')
+
+
+async def test_a_short_wait_is_waited_out(house: House) -> None:
+    house.hub.faults.add(Fault("status", status=429, headers={"Retry-After": "1"}))
+
+    assert (await Asker(house.hub_endpoint).get(path_of(NAME))).body == FILES[LARGE]
