@@ -101,6 +101,7 @@ class Origin:
     data_port: int = 0
     silent_seconds: float = 90.0
     retry: RetryPolicy = QUICK
+    mirrors: tuple[str, ...] = ()
 
     def data_options(self) -> DataOptions:
         return DataOptions("127.0.0.1", self.data_port, drain_seconds=1.0, silent_seconds=self.silent_seconds)
@@ -122,7 +123,9 @@ async def open_house(
     loaded, env = server_settings(hub, tmp_path, **settings)
     metrics = Metrics("test", "sqlite", "")
     endpoint, instance = origin.endpoint or hub.endpoint, secrets.token_hex(4)
-    options = HubOptions(endpoint, origin.redirect_hosts, 5.0, origin.retry, instance=instance)
+    options = HubOptions(
+        endpoint, origin.redirect_hosts, 5.0, origin.retry, mirrors=origin.mirrors, instance=instance
+    )
     providers = {ProviderKind.HUGGING_FACE: make_provider(options, {**env, **(outgoing_env or {})})}
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)

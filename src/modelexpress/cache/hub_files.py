@@ -223,11 +223,14 @@ class HubFiles:
     ) -> HubFile | Document:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
-        provider = self._room.provider(ref)
+        provider, is_allowed = self._room.provider(ref), self._room.may_read_alone(here.record, ref, rights)
         try:
-            key = (rights.fingerprint, wanted, path)
+            key = (rights.fingerprint, wanted, path, is_allowed)
             answer = await self._room.asking.once(
-                key, lambda: provider.look_up(wanted, path, rights), f"{shown(path)} of {ref}", seconds
+                key,
+                lambda: provider.look_up(wanted, path, rights, has_mirrors=is_allowed),
+                f"{shown(path)} of {ref}",
+                seconds,
             )
         except MxError as error:
             if alone is None or not is_outage(error):
@@ -243,6 +246,8 @@ class HubFiles:
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
         room, repository = self._room, ModelRef(ref.provider, ref.name)
+        if isinstance(answer, Located) and answer.is_of_mirror:
+            return
         if isinstance(answer, Located):
             room.known.note(ref.name, answer)
             # Of a gated model everybody may read the description: that proves nothing about the rest.

@@ -109,9 +109,18 @@ class Corrupt(MxError):
 
 
 class Unreachable(MxError):
-    """An origin, a server or a registry that does not answer."""
+    """An origin, a server or a registry that does not answer.
+
+    `address`: what alone is known to have no good answer; empty: that is not known. `is_gone`: nobody is
+    there at all, whatever is asked.
+    """
 
     code = "Unreachable"
+
+    def __init__(self, message: str, address: str = "", is_gone: bool = False) -> None:
+        super().__init__(message)
+        self.address = address
+        self.is_gone = is_gone
 
 
 class StorageFailed(MxError):

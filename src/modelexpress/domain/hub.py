@@ -45,11 +45,15 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """One file of a revision. `etag`: how the Hub names this version, without quotes."""
+    """One file of a revision. `etag`: how the Hub names this version, without quotes.
+
+    `is_of_mirror`: a mirror said so, which proves nothing about who may read it or what a branch means.
+    """
 
     commit: str
     entry: FileEntry
     etag: str
+    is_of_mirror: bool = False
 
 
 def api_path(name: str) -> str:

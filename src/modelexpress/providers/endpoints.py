@@ -15,9 +15,11 @@ from modelexpress.providers.http import Outgoing
 from modelexpress.providers.retry import RetryPolicy
 
 _PAUSE_SECONDS = 30.0
-_MOST_PAUSE_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
+
+
+Outages = tuple[type[MxError], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,16 @@ class Rota:
 class Endpoints:
     """The origin first, then its mirrors, then the origin once more with all patience.
 
-    One that does not answer has its turn behind the others for 30 seconds, or for as long as it says.
+    One that nobody reaches, or that has no good answer for `most_troubled` addresses in a row, has its turn
+    behind the others for 30 seconds. What it limits is one client's affair (see `quiet`).
     """
 
-    def __init__(self, endpoints: Sequence[Endpoint], retry: RetryPolicy, clock: Clock) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], retry: RetryPolicy, clock: Clock, most_troubled: int = 1
+    ) -> None:
         self._endpoints = tuple(endpoints)
+        self._most_troubled = most_troubled
+        self._troubled: list[set[str]] = [set() for _ in endpoints]
         self._retry = retry
         self._clock = clock
         self._rota = Rota(len(self._endpoints))
@@ -85,23 +92,36 @@ class Endpoints:
         visits = [Visit(self._endpoints[number], short, is_last=False) for number in order]
         return [*visits, Visit(self.origin, self._retry, is_last=True)]
 
-    def pass_over(self, visit: Visit, error: MxError) -> None:
-        """Go on after `error`. Raises it where it is the answer: of the origin, or after the last turn."""
-        is_outage = isinstance(error, Unreachable | Limited)
-        if is_outage:
+    def pass_over(self, visit: Visit, error: MxError, passed: Outages = (Unreachable, Limited)) -> None:
+        """Go on after `error`. Raises it where it is the answer: of the origin, or after the last turn.
+
+        `passed`: what of the origin is no answer.
+        """
+        is_outage = isinstance(error, passed)
+        if isinstance(error, Unreachable):
             self._note_outage(visit.endpoint, error)
         if visit.is_last or (visit.endpoint.is_origin and not is_outage):
             raise error
         _log.debug("%s has no good answer, asking the next: %s", visit.endpoint.base, error)
 
+    def note_answer(self, visit: Visit) -> None:
+        """Its endpoint has answered well."""
+        self._troubled[self._endpoints.index(visit.endpoint)].clear()
+
+    def _note_outage(self, endpoint: Endpoint, error: Unreachable) -> None:
+        number = self._endpoints.index(endpoint)
+        troubled = self._troubled[number]
+        troubled.add(error.address)
+        if not error.is_gone and len(troubled) < self._most_troubled:
+            return  # somebody may ask on purpose for what it has trouble with
+        troubled.clear()
+        now = self._clock.monotonic()
+        if self._rota.note_trouble(number, now, _PAUSE_SECONDS) and len(self._endpoints) > 1:
+            _log.warning(
+                "%s does not answer and is asked last for %.0f s: %s", endpoint.base, _PAUSE_SECONDS, error
+            )
+
     async def close(self) -> None:
         """Let go of all connections."""
         for endpoint in self._endpoints:
             await endpoint.outgoing.close()
-
-    def _note_outage(self, endpoint: Endpoint, error: MxError) -> None:
-        named = error.retry_after_seconds if isinstance(error, Limited) else None
-        seconds = min(max(named or 0.0, _PAUSE_SECONDS), _MOST_PAUSE_SECONDS)
-        number = self._endpoints.index(endpoint)
-        if self._rota.note_trouble(number, self._clock.monotonic(), seconds) and len(self._endpoints) > 1:
-            _log.warning("%s does not answer and is asked last for %.0f s: %s", endpoint.base, seconds, error)

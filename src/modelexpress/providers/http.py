@@ -289,7 +289,8 @@ class Outgoing:
             said = find_limits(response.headers)
             raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named, said)
         if response.status in RETRIED_STATUSES or (response.status >= 500 and response.status != 501):
-            raise Unreachable(f"{_named(url)} answers {response.status} {response.reason}; try again later")
+            problem = f"{_named(url)} answers {response.status} {response.reason}; try again later"
+            raise Unreachable(problem, address=_named(url))
 
     def _untrusted(self, url: URL, error: aiohttp.ClientConnectorCertificateError) -> Unreachable:
         return Unreachable(
@@ -300,8 +301,19 @@ class Outgoing:
     def _unreachable(self, url: URL, error: Exception) -> Unreachable:
         cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return Unreachable(
-            f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint"
+            f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint",
+            address=_named(url),
+            is_gone=self._is_gone(error),
         )
+
+    def _is_gone(self, error: Exception) -> bool:
+        """Whether nothing of the origin can be reached: not only one address, or what it redirects to."""
+        if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ConnectionTimeoutError):
+            return True
+        if not isinstance(error, aiohttp.ClientConnectorError):
+            return False
+        origin = self.options.places.origin
+        return (error.host, error.port) == (origin.host, origin.port)
 
 
 def via_name(instance: str) -> str:

@@ -14,14 +14,14 @@ from yarl import URL
 
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
-from modelexpress.domain.errors import Corrupt, MxError, NotFound
+from modelexpress.domain.errors import Corrupt, Limited, MxError, NotFound, Unreachable
 from modelexpress.domain.hub import Document, DocumentRequest, Located, api_path
 from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers.addresses import Places
 from modelexpress.providers.bandwidth import Bandwidth
-from modelexpress.providers.endpoints import Endpoint, Endpoints, Visit
+from modelexpress.providers.endpoints import Endpoint, Endpoints, Outages, Visit
 from modelexpress.providers.http import Ask, Outgoing, OutgoingOptions
 from modelexpress.providers.hub_documents import locate, make_document, refuse
 from modelexpress.providers.hub_errors import raise_for_status
@@ -41,6 +41,7 @@ from modelexpress.providers.retry import RetryPolicy
 from modelexpress.providers.tokens import check_token, find_hub_token
 
 DEFAULT_BRANCH = "main"
+_MOST_TROUBLED = 3
 _NO_TREE = frozenset({404, 405, 501})
 _T = TypeVar("_T")
 
@@ -82,9 +83,13 @@ def make_provider(
         return Endpoint(address.rstrip("/"), Outgoing(outgoing), is_origin)
 
     mirrors = [endpoint(address, is_origin=False) for address in options.mirrors]
-    endpoints = Endpoints([endpoint(options.endpoint, is_origin=True), *mirrors], options.retry, clock)
+    places = [endpoint(options.endpoint, is_origin=True), *mirrors]
+    # Bytes are proven wherever they come from; for a question to go elsewhere it takes more.
+    for_bytes = Endpoints(places, options.retry, clock)
+    for_questions = Endpoints(places, options.retry, clock, _MOST_TROUBLED)
     bandwidth = Bandwidth(options.max_bytes_per_second) if options.max_bytes_per_second else None
-    return HuggingFaceProvider(endpoints, HubFiles(endpoints, bandwidth, clock), lambda: find_hub_token(env))
+    files = HubFiles(for_bytes, bandwidth, clock)
+    return HuggingFaceProvider(for_questions, files, lambda: find_hub_token(env))
 
 
 class HuggingFaceProvider:
@@ -145,9 +150,16 @@ class HuggingFaceProvider:
         described, response = await origin.outgoing.get_json(Ask(origin.url(*about), token, via=caller.via))
         return response.status < 400 and isinstance(described, dict) and not described.get("gated")
 
-    async def look_up(self, ref: ModelRef, path: str, caller: Caller) -> Located | Document:
+    async def look_up(
+        self, ref: ModelRef, path: str, caller: Caller, has_mirrors: bool = False
+    ) -> Located | Document:
         """One file of what `ref` means now, by a single HEAD; or the origin's refusal, word for word."""
-        return await self._ask_in_turn(lambda visit: self._look_up_at(visit, ref, path, caller))
+
+        def look(visit: Visit) -> Awaitable[Located | Document]:
+            return self._look_up_at(visit, ref, path, caller)
+
+        # A token that is limited may have lost its permission: the origin is there, and has not said.
+        return await self._ask_in_turn(look, has_mirrors, passed=(Unreachable,))
 
     async def ask(self, request: DocumentRequest, caller: Caller) -> Document:
         """What the origin itself answers, a refusal too. Raises Limited and Unreachable."""
@@ -179,17 +191,25 @@ class HuggingFaceProvider:
         )
         async with endpoint.outgoing.request(ask) as answer:
             if answer.response.status < 400:
-                return locate(ref, path, answer)
+                return replace(locate(ref, path, answer), is_of_mirror=not endpoint.is_origin)
             if endpoint.is_origin:
                 return refuse(answer)
             raise NotFound(f"{endpoint.base} does not have {ref}: {path}")
 
-    async def _ask_in_turn(self, ask: Callable[[Visit], Awaitable[_T]]) -> _T:
-        for visit in self._endpoints.visits():
+    async def _ask_in_turn(
+        self,
+        ask: Callable[[Visit], Awaitable[_T]],
+        has_mirrors: bool = True,
+        passed: Outages = (Unreachable, Limited),
+    ) -> _T:
+        for visit in self._endpoints.visits(has_mirrors):
             try:
-                return await ask(visit)
+                answer = await ask(visit)
             except MxError as error:
-                self._endpoints.pass_over(visit, error)
+                self._endpoints.pass_over(visit, error, passed)
+            else:
+                self._endpoints.note_answer(visit)
+                return answer
         raise AssertionError("the last turn answers or raises")
 
     async def _resolve_at(self, visit: Visit, ref: ModelRef, caller: Caller) -> str:

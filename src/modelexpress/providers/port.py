@@ -71,9 +71,13 @@ class Provider(Protocol):
 class HubProvider(Provider, Protocol):
     """An origin that is a Hub, and can answer for one by whose endpoint clients of Hubs come to us."""
 
-    async def look_up(self, ref: ModelRef, path: str, caller: Caller) -> Located | Document:
+    async def look_up(
+        self, ref: ModelRef, path: str, caller: Caller, has_mirrors: bool = False
+    ) -> Located | Document:
         """One file of what `ref` means now, by one question; or the origin's refusal, word for word.
 
+        With `has_mirrors` a mirror may answer where the origin does not: only for who is known to be
+        allowed, as no mirror knows that.
         Raises Limited, Unreachable, Corrupt, and Invalid for a loop.
         """
         ...

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from modelexpress.domain.errors import Corrupt, Limited, MxError, NotFound, Unreachable
+from modelexpress.domain.errors import Corrupt, Limited, NotFound, Unreachable
 from modelexpress.providers.addresses import Places
 from modelexpress.providers.endpoints import Endpoint, Endpoints, Rota
 from modelexpress.providers.http import Outgoing, OutgoingOptions
@@ -19,12 +19,12 @@ POLICY = RetryPolicy()
 SHORT = POLICY.shortened()
 
 
-def make(clock: FakeClock, *bases: str) -> Endpoints:
+def make(clock: FakeClock, *bases: str, most_troubled: int = 1) -> Endpoints:
     endpoints = [
         Endpoint(base, Outgoing(OutgoingOptions(Places(URL(base), frozenset()), "test", "here")), number == 0)
         for number, base in enumerate(bases)
     ]
-    return Endpoints(endpoints, POLICY, clock)
+    return Endpoints(endpoints, POLICY, clock, most_troubled)
 
 
 def order(endpoints: Endpoints) -> list[tuple[str, bool]]:
@@ -52,22 +52,45 @@ async def test_with_mirrors_the_first_turns_are_short() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("error", "seconds"),
-    [
-        (Unreachable("x"), 30.0), (Limited("x"), 30.0), (Limited("x", 5.0), 30.0), (Limited("x", 90.0), 90.0),
-        (Limited("x", 86_400.0), 600.0),
-    ],
-)  # fmt: skip
-async def test_who_does_not_answer_comes_last_for_as_long_as_it_said(error: MxError, seconds: float) -> None:
+async def test_who_does_not_answer_comes_last_for_a_while() -> None:
     clock = FakeClock()
     endpoints = make(clock, "http://o", "http://a")
-    endpoints.pass_over(endpoints.visits()[0], error)
+    endpoints.pass_over(endpoints.visits()[0], Unreachable("x"))
     assert order(endpoints) == [("a", False), ("o", True)]
-    await clock.advance(seconds - 0.1)
+    await clock.advance(29.9)
     assert order(endpoints) == [("a", False), ("o", True)]
     await clock.advance(0.1)
     assert order(endpoints) == [("o", False), ("a", False), ("o", True)]
+
+
+async def test_what_limits_one_client_is_passed_over_and_keeps_its_turn() -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a")
+    origin = endpoints.visits()[0]
+    endpoints.pass_over(origin, Limited("x", 90.0))
+    with pytest.raises(Limited):
+        endpoints.pass_over(origin, Limited("x"), passed=(Unreachable,))
+
+    assert order(endpoints) == [("o", False), ("a", False), ("o", True)]
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+async def test_trouble_with_one_address_is_not_trouble_with_all(is_answered: bool) -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a", most_troubled=3)
+    origin = endpoints.visits()[0]
+    for address in ("x", "x", "y", "y"):
+        endpoints.pass_over(origin, Unreachable("500", address))
+    assert order(endpoints)[0] == ("o", False)
+    if is_answered:
+        endpoints.note_answer(origin)
+    endpoints.pass_over(origin, Unreachable("500", "z"))
+    assert order(endpoints)[0] == ("o" if is_answered else "a", False)
+
+
+async def test_where_nobody_is_others_are_asked_at_once() -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a", most_troubled=3)
+    endpoints.pass_over(endpoints.visits()[0], Unreachable("gone", "x", is_gone=True))
+
+    assert order(endpoints)[0] == ("a", False)
 
 
 async def test_a_no_counts_from_the_origin_and_not_from_a_mirror() -> None:
