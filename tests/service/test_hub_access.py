@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from tests.support.asking import Answer, Asker
@@ -13,6 +14,7 @@ from tests.support.house import House, open_house
 from modelexpress.client import AsyncClient
 from modelexpress.domain.errors import Forbidden, MxError
 from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import is_ancillary
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -100,6 +102,51 @@ async def test_a_revoked_token_reads_nothing_once_its_permission_is_over(
 
     assert refused.status == again.status == 401 and FILES[LARGE] not in again.body
     assert house.hub.log.requests == [], "a refusal is remembered too"
+
+
+@pytest.mark.parametrize(("name", "status"), [(GATED, 403), (PRIVATE, 404)])
+async def test_a_no_is_about_the_whole_repository_and_ends_what_counts_in_an_outage(
+    hub: LocalHub, tmp_path: Path, name: str, status: int
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60, access__granted_ttl=0) as house:
+        assert (await read(house, name, "hf_member")).status == 200
+        await house.settle()
+        hub.revoke("hf_member")
+        hub.grant("hf_member")  # the token itself is as good as before
+        hub.log.clear()
+
+        files = [path for path in FILES if not is_ancillary(path)]
+        refused = [await read(house, name, "hf_member", quote(file)) for file in files]
+        assert len(hub.log.requests) == 1, "one no is remembered for all files that it is about"
+        hub.faults.add(Fault("reset", times=None))
+        refused.append(await read(house, name, "hf_member"))
+
+    assert len(files) > 3 and {answer.status for answer in refused} == {status}
+    assert {answer.code for answer in refused} == {"GatedRepo" if name == GATED else "RepoNotFound"}
+
+
+async def test_after_a_no_nothing_counts_in_an_outage_however_long_ago_it_was(house: House) -> None:
+    assert (await read(house, PRIVATE, "hf_member")).status == 200
+    await house.settle()
+    house.hub.revoke("hf_member")
+    house.hub.grant("hf_member")
+    assert (await read(house, PRIVATE, "hf_member", "nothing")).status == 404
+    house.hub.faults.add(Fault("reset", times=None))
+
+    assert (await read(house, PRIVATE, "hf_member")).status == 502
+
+
+async def test_what_a_gated_model_shows_everybody_is_not_refused_with_the_rest(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    commit = hub._repositories[GATED].branches["main"]
+    shown = {"X-Repo-Commit": commit, "ETag": f'"{"a" * 40}"'}
+    hub.faults.add(Fault("status", status=200, headers=shown, path="README.md", times=None))
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        ask = Asker(house.hub_endpoint, "hf_other")
+        for _ in range(2):
+            assert (await ask.head(path_of(GATED))).code == "GatedRepo"
+            assert (await ask.head(path_of(GATED, "README.md"))).status == 200
 
 
 async def test_a_token_goes_to_the_origin_alone_and_is_kept_nowhere(

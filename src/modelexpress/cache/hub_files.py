@@ -12,13 +12,13 @@ from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import FlightKey, Flights, PullState
 from modelexpress.cache.freshness import Freshness
-from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately
+from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
-from modelexpress.domain.caller import Caller
+from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.errors import Cancelled, Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.held import Pulled
-from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, refusal
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, is_denial, refusal
 from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
 from modelexpress.domain.refs import ModelRef, is_commit, shown
@@ -29,7 +29,7 @@ from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import is_untouched, place_of
 
 DEFAULT_BRANCH = "main"
-_REFUSED = frozenset({401, 403})
+_NOT_PUBLIC = frozenset({"RepoNotFound", "GatedRepo"})
 _WRONG_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class HubFiles:
     def __init__(self, room: HubRoom) -> None:
         self._room = room
         self._parts = room.parts
-        self._refusals = Lately[tuple[str, ModelRef, str], Document](room.parts.clock)
+        self._refusals = Refusals(room.parts.clock)
         self._wrong = Lately[str, Corrupt](room.parts.clock)  # files by the ids of their offers
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
@@ -145,7 +145,7 @@ class HubFiles:
             if answer is not None:
                 is_missed = here.commit == answer.commit and not here.is_held
                 return HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
-        refused = self._refusals.find((rights.fingerprint, ref, path))
+        refused = self._refusals.find(rights, repository, path)
         if refused is not None:
             return refused
         wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
@@ -253,9 +253,8 @@ class HubFiles:
             # Of a gated model everybody may read the description: that proves nothing about the rest.
             if not is_ancillary(path):
                 room.access.note(rights, repository, is_allowed=True)
-        elif answer.status in _REFUSED:
-            room.access.note(rights, repository, is_allowed=False)
-            self._refusals.note((rights.fingerprint, ref, path), answer, room.access.denied_seconds)
+        elif is_denial(answer):
+            self._learn_denial(repository, path, rights, answer)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
         if not is_commit(commit):
             return
@@ -263,6 +262,13 @@ class HubFiles:
             room.freshness.note(ref, commit)
         if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
             room.known.note_absent(FileKey(ref.name, commit, path))
+
+    def _learn_denial(self, repository: ModelRef, path: str, rights: Caller, answer: Document) -> None:
+        access = self._room.access
+        access.note(rights, repository, is_allowed=False)
+        if answer.headers.get(ERROR_CODE) in _NOT_PUBLIC:
+            access.note(STRANGER, repository, is_allowed=False)
+        self._refusals.note(rights, repository, path, answer, access.denied_seconds)
 
     # -- bytes
 

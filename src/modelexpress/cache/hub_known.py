@@ -8,11 +8,15 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.hub import Located
+from modelexpress.domain.hub import Document, Located, is_of_none
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import is_ancillary
 
 _MOST = 100_000
 _MOST_LATELY = 10_000
+_EVERYTHING, _WEIGHTS = "/", "/weights"  # no path begins so
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -45,6 +49,28 @@ class Lately(Generic[K, V]):
         """What counts for `key` now."""
         value, until = self._known.get(key, (None, 0.0))
         return value if until > self._clock.monotonic() else None
+
+
+class Refusals:
+    """What the origin refused to whom, for a while: one no is enough for all that it is about."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._said = Lately[tuple[str, ModelRef, str], Document](clock)
+
+    def note(self, rights: Caller, repository: ModelRef, path: str, answer: Document, seconds: float) -> None:
+        """With these rights `path` was asked for, and refused."""
+        if is_of_none(answer):
+            path = _EVERYTHING
+        elif not is_ancillary(path):
+            path = _WEIGHTS
+        self._said.note((rights.fingerprint, repository, path), answer, seconds)
+
+    def find(self, rights: Caller, repository: ModelRef, path: str) -> Document | None:
+        """What `path` would be refused with."""
+        # Of a gated model everybody may read the description, which can be refused by itself alone.
+        keys = (_EVERYTHING, path if is_ancillary(path) else _WEIGHTS)
+        found = (self._said.find((rights.fingerprint, repository, key)) for key in keys)
+        return next((answer for answer in found if answer is not None), None)
 
 
 class KnownFiles:

@@ -56,6 +56,16 @@ class Located:
     is_of_mirror: bool = False
 
 
+def is_denial(answer: Document) -> bool:
+    """Whether a Hub says that this caller may not read: who may not see a repository hears of none."""
+    return answer.status in (401, 403) or is_of_none(answer)
+
+
+def is_of_none(answer: Document) -> bool:
+    """Whether a Hub says that there is no such repository, for this caller at least."""
+    return answer.is_refusal and answer.headers.get(ERROR_CODE) == "RepoNotFound"
+
+
 def api_path(name: str) -> str:
     """Where a Hub's API has a repository: `models/org/name`, `datasets/org/name`."""
     return name if is_typed(name) else f"models/{name}"
