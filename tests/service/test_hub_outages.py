@@ -137,6 +137,38 @@ async def test_a_token_counts_no_longer_than_the_settings_say(hub: LocalHub, tmp
         assert (await member.get(path_of(GATED))).status == 502
 
 
+async def test_a_no_that_comes_late_counts_all_the_same(hub: LocalHub, tmp_path: Path) -> None:
+    settings = {"origin__revalidate": 60, "access__granted_ttl": 0}
+    async with open_house(hub, tmp_path, **settings) as house:
+        member = Asker(house.hub_endpoint, "hf_member")
+        assert (await member.get(path_of(GATED))).status == 200
+        await house.settle()
+        hub.revoke("hf_member")
+        slow = hub.faults.add(Fault("hang"))
+        assert (await member.get(path_of(GATED))).headers["mx-stale"] == "true"
+        slow.release()
+        async with asyncio.timeout(5.0):
+            while hub.log.requests[-1].status != 401:
+                await asyncio.sleep(0.01)
+
+        begin(hub, "dead")
+        assert (await member.get(path_of(GATED))).status == 401
+
+
+async def test_who_is_limited_reads_on_only_what_is_everybodys(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+        member = Asker(house.hub_endpoint, "hf_member")
+        for name in (NAME, GATED):
+            assert (await member.get(path_of(name))).status == 200
+        assert (await Asker(house.hub_endpoint).head(path_of(NAME))).status == 200
+        await house.settle()
+        hub.faults.add(Fault("status", status=429, headers={"Retry-After": "60"}, token="hf_member"))
+
+        assert (await member.get(path_of(NAME))).body == FILES[LARGE]
+        refused = await member.get(path_of(GATED))
+        assert refused.status == 429 and FILES[LARGE] not in refused.body
+
+
 @pytest.mark.parametrize("after", [0, 5_000_000, 8_999_999])
 async def test_wrong_bytes_never_come_as_a_whole_file(
     house: House, after: int, monkeypatch: pytest.MonkeyPatch

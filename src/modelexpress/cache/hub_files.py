@@ -16,7 +16,7 @@ from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.domain.caller import STRANGER, Caller
-from modelexpress.domain.errors import Cancelled, Corrupt, MxError, Unreachable, Unsupported
+from modelexpress.domain.errors import Cancelled, Corrupt, Limited, MxError, Unreachable, Unsupported
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, is_denial, refusal
 from modelexpress.domain.inventory import ModelKey
@@ -223,26 +223,43 @@ class HubFiles:
     ) -> HubFile | Document:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
-        provider, is_allowed = self._room.provider(ref), self._room.may_read_alone(here.record, ref, rights)
+        is_allowed = self._room.may_read_alone(here.record, ref, rights)
         try:
-            key = (rights.fingerprint, wanted, path, is_allowed)
             answer = await self._room.asking.once(
-                key,
-                lambda: provider.look_up(wanted, path, rights, has_mirrors=is_allowed),
+                (rights.fingerprint, wanted, path, is_allowed),
+                lambda: self._ask_and_learn(wanted, path, rights, here, is_allowed),
                 f"{shown(path)} of {ref}",
                 seconds,
             )
         except MxError as error:
-            if alone is None or not is_outage(error):
+            if alone is None or not self._is_outage(error, ref, rights, here):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
-            if not ref.is_pinned:
+            # What one client is limited to does not hide from others what a branch means now.
+            if not ref.is_pinned and not isinstance(error, Limited):
                 freshness.note(ref, None)
             return alone
+        return HubFile(answer) if isinstance(answer, Located) else answer
+
+    def _is_outage(self, error: MxError, ref: ModelRef, rights: Caller, here: Here) -> bool:
+        """Whether an earlier yes of the origin counts, as it cannot be asked.
+
+        Who is limited may have lost what he was allowed, and could see to it that he is never told.
+        """
+        if isinstance(error, Limited) and rights.hub_token is not None:
+            return self._room.may_read_alone(here.record, ref, STRANGER)
+        return is_outage(error)
+
+    async def _ask_and_learn(
+        self, wanted: ModelRef, path: str, rights: Caller, here: Here, is_allowed: bool
+    ) -> Located | Document:
+        """What the origin says, which counts from then on, though nobody may wait for it any more."""
+        provider = self._room.provider(wanted)
+        answer = await provider.look_up(wanted, path, rights, has_mirrors=is_allowed)
         if isinstance(answer, Located):
             answer = here.with_digest(answer)
-        self._learn(ref, path, rights, answer)
-        return HubFile(answer) if isinstance(answer, Located) else answer
+        self._learn(wanted, path, rights, answer)
+        return answer
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
         room, repository = self._room, ModelRef(ref.provider, ref.name)
