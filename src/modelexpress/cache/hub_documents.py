@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
 from modelexpress.cache.access import is_outage
 from modelexpress.cache.hub_files import HubRoom
+from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Forbidden, MxError
@@ -20,8 +20,6 @@ from modelexpress.domain.refs import ModelRef, ProviderKind, is_commit
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
 
-_MOST_BYTES = 64 * 1024 * 1024
-_MOST_KEPT = 10_000
 _ORIGINS_OWN = frozenset({"pages", "other"})
 _HUB = ProviderKind.HUGGING_FACE
 
@@ -54,17 +52,13 @@ class Answered:
     is_stale: bool = False
 
 
-_Key = tuple[str, DocumentRequest]
-
-
 class HubDocuments:
     """Answers questions with the rights of who asks; what one may see is never shown to another."""
 
     def __init__(self, room: HubRoom) -> None:
         self._room = room
         self._parts = room.parts
-        self._kept: OrderedDict[_Key, tuple[Document, float]] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept = KeptDocuments()
 
     async def get(self, question: Question, caller: Caller) -> Answered:
         """The answer, or the origin's refusal word for word.
@@ -75,13 +69,15 @@ class HubDocuments:
         if ref is None and access.is_service(caller):
             raise Forbidden("the service token is this server's own: the origin does not know whose it is")
         rights = caller if ref is None else access.identify(caller, ref)
-        key = (rights.fingerprint, question.request)
-        kept = self._kept.get(key)
+        key = document_key(rights.fingerprint, question.request)
+        kept = self._kept.find(key)
         if self._parts.is_offline:
             return await self._answer_offline(question, rights)
-        if kept is not None and kept[1] > self._parts.clock.monotonic():
-            return Answered(kept[0])
-        alone = Answered(kept[0], is_stale=True) if kept is not None else await self._make(question, rights)
+        if kept is not None and kept.until > self._parts.clock.monotonic():
+            return Answered(kept.document)
+        alone = (
+            Answered(kept.document, is_stale=True) if kept is not None else await self._make(question, rights)
+        )
         freshness = self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         try:
@@ -110,16 +106,11 @@ class HubDocuments:
             return min(access.denied_seconds, moving)
         return access.granted_seconds if question.ref.is_pinned else min(moving, access.granted_seconds)
 
-    def _keep(self, key: _Key, document: Document, seconds: float) -> None:
-        before = self._kept.pop(key, None)
-        self._kept_bytes -= 0 if before is None else len(before[0].body)
+    def _keep(self, key: bytes, document: Document, seconds: float) -> None:
         if document.is_refusal and seconds <= 0:
-            return  # nothing of it is worth anything later
-        self._kept[key] = (document, self._parts.clock.monotonic() + seconds)
-        self._kept_bytes += len(document.body)
-        while self._kept_bytes > _MOST_BYTES or len(self._kept) > _MOST_KEPT:
-            _, (old, _) = self._kept.popitem(last=False)
-            self._kept_bytes -= len(old.body)
+            self._kept.drop(key)  # nothing of it is worth anything later
+        else:
+            self._kept.note(key, document, self._parts.clock.monotonic() + seconds)
 
     def _learn(self, question: Question, ref: ModelRef, document: Document) -> None:
         """What is said of a commit need not be asked again file by file."""

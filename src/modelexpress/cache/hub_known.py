@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from typing import Generic, TypeVar
 
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.hub import Document, Located, is_of_none
+from modelexpress.domain.hub import Document, DocumentRequest, Located, is_of_none
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import is_ancillary
 
 _MOST = 100_000
 _MOST_LATELY = 10_000
+_MOST_DOCUMENTS = 10_000
+_MOST_DOCUMENT_BYTES = 64 * 1024 * 1024
+_LARGEST_DOCUMENT_BYTES = _MOST_DOCUMENT_BYTES // 8  # a few of them must not send away all others
+_ENTRY_BYTES = 1024  # of what is kept with each document: about that much, in Python's objects
 _EVERYTHING, _WEIGHTS = "/", "/weights"  # no path begins so
 
 K = TypeVar("K", bound=Hashable)
@@ -102,3 +107,59 @@ class KnownFiles:
         self._files.move_to_end(key)
         if len(self._files) > _MOST:
             self._files.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDocument:
+    """A document that was said once. `until`: so long nobody need be asked again, by the clock."""
+
+    document: Document
+    until: float
+
+
+class KeptDocuments:
+    """The documents that were said last, within a number of bytes; by keys of `document_key`."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, KeptDocument] = OrderedDict()
+        self._bytes = 0
+
+    def note(self, key: bytes, document: Document, until: float) -> None:
+        """It was said; the oldest go where there is too much, and one that is too large is not kept."""
+        self.drop(key)
+        size = _size_of(document)
+        if size > _LARGEST_DOCUMENT_BYTES:
+            return
+        self._kept[key] = KeptDocument(document, until)
+        self._bytes += size
+        while self._bytes > _MOST_DOCUMENT_BYTES or len(self._kept) > _MOST_DOCUMENTS:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= _size_of(oldest.document)
+
+    def find(self, key: bytes) -> KeptDocument | None:
+        """What was said."""
+        return self._kept.get(key)
+
+    def drop(self, key: bytes) -> None:
+        """It counts no more."""
+        before = self._kept.pop(key, None)
+        self._bytes -= 0 if before is None else _size_of(before.document)
+
+
+def document_key(fingerprint: str, request: DocumentRequest) -> bytes:
+    """A question and who asks it, in a few bytes, however long the question is."""
+    body = b"" if request.body is None else hashlib.sha256(request.body).digest()
+    return _digest(fingerprint, request.path, request.query, request.content_type, body.hex())
+
+
+def _digest(*parts: str) -> bytes:
+    hasher = hashlib.sha256()
+    for part in parts:
+        said = part.encode("utf-8", "surrogatepass")
+        hasher.update(b"%d:" % len(said) + said)
+    return hasher.digest()
+
+
+def _size_of(document: Document) -> int:
+    headers = sum(len(name) + len(text) for name, text in document.headers.items())
+    return _ENTRY_BYTES + headers + len(document.body)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from modelexpress.cache import hub_known
-from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately
-from modelexpress.domain.hub import Located
+from modelexpress.cache.hub_known import FileKey, KeptDocuments, KnownFiles, Lately, document_key
+from modelexpress.domain.hub import Document, DocumentRequest, Located
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.testing.clock import FakeClock
 
@@ -51,3 +51,28 @@ def test_files_are_known_absent_or_unheard_of(monkeypatch: pytest.MonkeyPatch) -
     known.find(keys[0])
     known.note("a/b", located("z"))
     assert known.find(keys[0]) is not None and not known.is_absent(keys[1])
+
+
+def test_documents_are_kept_within_their_bytes_headers_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_known, "_MOST_DOCUMENT_BYTES", 10_000)
+    monkeypatch.setattr(hub_known, "_LARGEST_DOCUMENT_BYTES", 6_000)
+    kept = KeptDocuments()
+    for key in (b"a", b"b", b"a", b"c"):
+        kept.note(key, Document(200, {"Link": "x" * 2_000}, b"y" * 1_000), 5.0)
+    assert [kept.find(key) is not None for key in (b"a", b"b", b"c")] == [True, False, True]
+
+    kept.note(b"a", Document(200, {}, b"y" * 6_000), 5.0)
+    assert kept.find(b"a") is None and kept.find(b"c") is not None, "one too large sends no other away"
+    kept.drop(b"c")
+    kept.note(b"d", Document(404), 6.0)
+    found = kept.find(b"d")
+    assert found is not None and found.until == 6.0 and kept._bytes == hub_known._ENTRY_BYTES
+
+
+def test_different_questions_have_different_keys() -> None:
+    requests = [
+        DocumentRequest("a", "b"), DocumentRequest("ab"), DocumentRequest("a", body=b""),
+        DocumentRequest("a"), DocumentRequest("a", body=b"b"), DocumentRequest("a", content_type="b"),
+    ]  # fmt: skip
+    keys = {document_key(who, request) for who in ("", "nobody") for request in requests}
+    assert len(keys) == 2 * len(requests) and {len(key) for key in keys} == {32}
