@@ -5,49 +5,110 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from modelexpress.domain.errors import Unreachable
+from modelexpress.domain.errors import Limited, Unreachable
+
+_MOST_RUNNING = 1_000
+_MOST_LEFT = 8  # each holds one of the connections to the origin (64) that all share
+_LEFT_SECONDS = 10.0
+_AGAIN_SECONDS = 5.0
 
 T = TypeVar("T")
 
 
+@dataclass(eq=False, slots=True)
+class _Question:
+    """One that runs. `end`: what will stop it, while nobody waits for it."""
+
+    task: asyncio.Task[Any]
+    waiting: int = 0
+    end: asyncio.TimerHandle | None = None
+
+
 class Asking:
-    """Running questions by what they are. One goes on when those who asked it have gone."""
+    """Running questions by what they are, within a number.
+
+    One that nobody waits for any more goes on for a while, since who asked often comes back for the answer;
+    but few such do, so that who asks and leaves does not keep the origin from all others.
+    """
 
     def __init__(self) -> None:
-        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self._running: dict[Hashable, _Question] = {}
+        self._left: dict[Hashable, _Question] = {}  # that nobody waits for, the oldest first
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def once(
         self, key: Hashable, ask: Callable[[], Awaitable[T]], what: object, seconds: float | None = None
     ) -> T:
         """The answer to `key`, from the question that runs already or a new one; `what` it is about.
 
-        Raises what it raises, and Unreachable when there is no answer within `seconds` (None: it takes
-        what it takes).
+        Raises what it raises, Limited when too many run, and Unreachable when there is no answer within
+        `seconds` (None: it takes what it takes).
         """
-        task = self._running.get(key)
-        if task is None:
-            task = asyncio.create_task(_run(ask), name="asking the origin")
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._finish(key, done))
-        await asyncio.wait({task}, timeout=seconds)
-        if not task.done():
+        question = self._join(key) or self._begin(key, ask)
+        question.waiting += 1
+        try:
+            await asyncio.wait({question.task}, timeout=seconds)
+        finally:
+            question.waiting -= 1
+            if not question.waiting and not question.task.done():
+                self._leave(key, question)
+        if not question.task.done():
             raise Unreachable(f"the origin did not say within {seconds:g} s what {what} is; try again")
-        answer: T = task.result()
+        answer: T = question.task.result()
         return answer
 
     async def close(self) -> None:
         """Stop asking."""
-        tasks = list(self._running.values())
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _finish(self, key: Hashable, task: asyncio.Task[Any]) -> None:
-        self._running.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # retrieved: everybody may have gone by now
+    def _join(self, key: Hashable) -> _Question | None:
+        question = self._running.get(key)
+        if question is not None and question.end is not None:
+            question.end.cancel()
+            question.end = None
+            del self._left[key]
+        return question
+
+    def _begin(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> _Question:
+        if len(self._running) >= _MOST_RUNNING:
+            raise Limited(f"{_MOST_RUNNING} questions to the origin are running; try again", _AGAIN_SECONDS)
+        task = asyncio.create_task(_run(ask), name="asking the origin")
+        question = self._running[key] = _Question(task)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._finish(key, question))
+        return question
+
+    def _leave(self, key: Hashable, question: _Question) -> None:
+        if self._running.get(key) is not question:
+            return
+        question.end = asyncio.get_running_loop().call_later(_LEFT_SECONDS, self._stop, key, question)
+        self._left[key] = question
+        if len(self._left) > _MOST_LEFT:
+            self._stop(*next(iter(self._left.items())))
+
+    def _stop(self, key: Hashable, question: _Question) -> None:
+        self._forget(key, question)  # first, so that nobody joins what ends
+        question.task.cancel()
+
+    def _finish(self, key: Hashable, question: _Question) -> None:
+        self._tasks.discard(question.task)
+        self._forget(key, question)
+        if not question.task.cancelled():
+            question.task.exception()  # retrieved: everybody may have gone by now
+
+    def _forget(self, key: Hashable, question: _Question) -> None:
+        if self._running.get(key) is not question:
+            return
+        del self._running[key]
+        if question.end is not None:
+            question.end.cancel()
+            del self._left[key]
 
 
 async def _run(ask: Callable[[], Awaitable[T]]) -> T:

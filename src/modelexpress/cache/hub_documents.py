@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import dataclass, replace
@@ -13,13 +14,16 @@ from modelexpress.cache.hub_files import HubRoom
 from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Forbidden, MxError
+from modelexpress.domain.errors import Forbidden, Limited, MxError
 from modelexpress.domain.hub import Document, DocumentRequest, Located, refusal
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.refs import ModelRef, ProviderKind, is_commit
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
 
+_MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for files
+_MOST_ASKED_BYTES = 32 * 1024 * 1024
+_AGAIN_SECONDS = 5.0
 _ORIGINS_OWN = frozenset({"pages", "other"})
 _HUB = ProviderKind.HUGGING_FACE
 
@@ -59,6 +63,8 @@ class HubDocuments:
         self._room = room
         self._parts = room.parts
         self._kept = KeptDocuments()
+        self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._asked_bytes = 0
 
     async def get(self, question: Question, caller: Caller) -> Answered:
         """The answer, or the origin's refusal word for word.
@@ -81,10 +87,7 @@ class HubDocuments:
         freshness = self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         try:
-            asked = self._room.provider(ref or ModelRef(_HUB, "models"))
-            said = await self._room.asking.once(
-                key, lambda: asked.ask(question.request, rights), ref or question.request.path, seconds
-            )
+            said = await self._ask(key, question, rights, seconds)
         except MxError as error:
             if alone is None or not is_outage(error):
                 raise
@@ -95,6 +98,23 @@ class HubDocuments:
         if ref is not None and not document.is_refusal:
             self._learn(question, ref, document)
         return Answered(document)
+
+    async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Document:
+        about, request = question.ref or ModelRef(_HUB, "models"), question.request
+        provider, what = self._room.provider(about), question.ref or request.path
+
+        async def ask() -> Document:
+            size = len(request.body or b"")
+            if self._asked_bytes + size > _MOST_ASKED_BYTES:
+                raise Limited("too many long questions are being asked; try again", _AGAIN_SECONDS)
+            self._asked_bytes += size
+            try:
+                async with self._turns:
+                    return await provider.ask(request, rights)
+            finally:
+                self._asked_bytes -= size
+
+        return await self._room.asking.once(key, ask, what, seconds)
 
     # -- kept
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to an origin: one for all who ask the same, few for those who have gone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from modelexpress.cache import asking
+from modelexpress.cache.asking import Asking
+from modelexpress.domain.errors import Limited, Unreachable
+
+
+class Origin:
+    """Answers when it may; how often it was asked, and how often that was broken off."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.asked = self.broken_off = 0
+
+    async def ask(self) -> str:
+        self.asked += 1
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.broken_off += 1
+            raise
+        return "answer"
+
+
+async def leave(task: asyncio.Task[str]) -> None:
+    await asyncio.sleep(0)  # it has asked
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_leaves_takes_the_answer_from_nobody() -> None:
+    questions, origin = Asking(), Origin()
+    tasks = [asyncio.create_task(questions.once("x", origin.ask, "x")) for _ in range(3)]
+    await leave(tasks[0])
+    await leave(tasks[2])
+    origin.may_answer.set()
+
+    assert await tasks[1] == "answer" and (origin.asked, origin.broken_off) == (1, 0)
+
+
+async def test_who_comes_back_in_time_has_the_answer_of_the_first_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    questions, origin = Asking(), Origin()
+    with pytest.raises(Unreachable):
+        await questions.once("x", origin.ask, "x", 0.0)
+    monkeypatch.setattr(asking, "_LEFT_SECONDS", 0.0)
+    again = asyncio.create_task(questions.once("x", origin.ask, "x"))
+    await turn()
+    origin.may_answer.set()
+
+    assert await again == "answer" and origin.asked == 1
+    assert not questions._running and not questions._left and not questions._tasks
+
+
+async def test_what_nobody_waits_for_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_LEFT_SECONDS", 0.01)
+    questions, origin = Asking(), Origin()
+    await leave(asyncio.create_task(questions.once("x", origin.ask, "x")))
+    assert questions._running
+    async with asyncio.timeout(5):
+        while not origin.broken_off:
+            await asyncio.sleep(0.01)
+    await turn()
+
+    assert not questions._running and not questions._left and not questions._tasks
+
+
+async def test_few_that_nobody_waits_for_go_on_and_who_asks_again_joins_none_that_ends() -> None:
+    questions, origin = Asking(), Origin()
+    for number in range(50):
+        await leave(asyncio.create_task(questions.once(number, origin.ask, number)))
+    again = asyncio.create_task(questions.once(0, origin.ask, 0))
+    await turn()
+    assert origin.broken_off == 50 - asking._MOST_LEFT and origin.asked == 51
+    origin.may_answer.set()
+
+    assert await again == "answer"
+    await turn()
+    assert not questions._running and not questions._left
+
+
+async def test_no_more_run_than_a_number_and_those_can_still_be_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asking, "_MOST_RUNNING", 2)
+    questions, origin = Asking(), Origin()
+    tasks = [asyncio.create_task(questions.once(number, origin.ask, number)) for number in (0, 1, 0)]
+    await turn()
+    with pytest.raises(Limited) as refused:
+        await questions.once(2, origin.ask, 2)
+    assert refused.value.retry_after_seconds
+    origin.may_answer.set()
+    assert await asyncio.gather(*tasks) == ["answer"] * 3
+    assert await questions.once(2, origin.ask, 2) == "answer"
+
+
+async def test_closing_ends_those_that_nobody_waits_for_too() -> None:
+    questions, origin = Asking(), Origin()
+    await leave(asyncio.create_task(questions.once("x", origin.ask, "x")))
+    await questions.close()
+
+    assert origin.broken_off == 1
