@@ -109,3 +109,16 @@ class TestManyQuestions:
         assert sorted(answer.status for answer in answers) == [200, 200, 429, 429]
         assert all(int(task.result().headers["retry-after"]) > 0 for task in refused)
         assert house.cache.hub_documents._asked_bytes == 0
+
+    async def test_a_made_up_way_fails_nobody_elses_question(self, house: House) -> None:
+        held = house.hub.faults.add(Fault("hang", "api", times=None))
+        ask, path = Asker(house.hub_endpoint), f"/api/models/{NAME}"
+        others = asyncio.create_task(ask.get(path, Via="1.1 " + "v" * 8_000))
+        while not house.hub.log.requests:
+            await asyncio.sleep(0.01)
+        mine = asyncio.create_task(ask.get(path))
+        await asyncio.sleep(0.05)
+        held.release()
+
+        assert (await mine).status == (await others).status == 200
+        assert sorted(len(request.via or "") > 8_000 for request in house.hub.log.requests) == [False, True]

@@ -114,7 +114,8 @@ class HubDocuments:
             finally:
                 self._asked_bytes -= size
 
-        return await self._room.asking.once(key, ask, what, seconds)
+        # Through whom one came can make a question fail, and must not make another's fail.
+        return await self._room.asking.once((key, rights.via), ask, what, seconds)
 
     # -- kept
 
