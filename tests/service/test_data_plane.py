@@ -430,12 +430,29 @@ def test_after_a_false_start_who_checks_nothing_gets_whole_files_alone(desk: Des
     span = {"Range": "bytes=5-9"}
     assert desk.fetch(desk.path(offer), **span)[0].status == 206
 
-    offer.had_false_start = True
+    desk.given.note(offer.id, "somebody has bytes of another file")
 
     answer, body = desk.fetch(desk.path(offer), **span)
     assert (answer.status, body) == (200, SMALL)
     answer, body = desk.fetch(desk.path(offer), **span, **ACCEPT)
     assert (answer.status, body) == (206, SMALL[5:10])
+
+
+def test_what_cannot_be_noted_is_held_back_until_it_is_proven(desk: Desk) -> None:
+    data = THREE_AND_A_BIT
+    (desk.root / ".mx/given").rmdir()
+    offer = desk.awaited(len(data))
+    partial = desk.arrive(offer)
+    put(partial, data, 0, 1, 2, 3)
+    with desk.line() as plain, desk.line() as ours:
+        plain.ask(desk.path(offer))
+        ours.ask(desk.path(offer), **ACCEPT)
+        ours.head()
+        assert ours.read(len(data)) == data
+        assert not plain.has_more(0.05)
+        desk.prove(offer, partial)
+        assert plain.head()[0] == 200
+        assert plain.read(len(data)) == data
 
 
 def test_a_file_of_one_chunk_is_held_back_whole(desk: Desk) -> None:

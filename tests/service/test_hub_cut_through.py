@@ -94,6 +94,24 @@ async def test_it_reads_while_the_server_still_receives_and_the_origin_gives_eac
         assert house.hub.log.bytes_by_file() == {f"{NAME}/{path}": len(c) for path, c in CONTENT.items()}
 
 
+async def test_a_server_that_was_restarted_knows_who_has_wrong_bytes(
+    python_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of an old client, which keeps what it has of a file when its process ends."""
+    python, theirs = python_of("0.36"), tmp_path / "theirs"
+    async with make_hub(20_000_000) as hub:
+        hub.faults.add(Fault("wrong_bytes", "body", LARGE, times=None, after=100))
+        async with open_house(hub, tmp_path) as house:
+            error, files = await download(python, house.hub_endpoint, theirs)
+            await house.settle()
+        assert error and LARGE not in files
+        assert [path for path in theirs.rglob("*.incomplete") if path.stat().st_size], "they had no start"
+        hub.faults.clear()
+
+        async with open_house(hub, tmp_path) as house:
+            assert await download(python, house.hub_endpoint, theirs) == ["", RIGHT]
+
+
 def damage(hub: LocalHub, chance: random.Random) -> str:
     """Let the origin do something wrong with a body; what, for people."""
     path = chance.choice([LARGE, LARGE, SECOND, SMALL])
@@ -133,6 +151,10 @@ class Mortal:
     async def start(self) -> None:
         self.served = await start_server(self.place, False, server__data_port=self.port)
 
+    @property
+    def has_failed_a_proof(self) -> bool:
+        return self.served is not None and "reading it once more" in self.served.said
+
     def kill(self) -> None:
         if self.served is not None:
             self.served.process.kill()
@@ -143,7 +165,10 @@ class Mortal:
 async def test_a_server_that_is_killed_while_they_read_gives_them_no_wrong_file(
     python: Path, tmp_path: Path, proof_count: Callable[[int], int]
 ) -> None:
-    """Once or twice in a download, at any byte; in every other story the origin gives wrong bytes too."""
+    """Once or twice in a download, at any byte; in every other story the origin gives wrong bytes too.
+
+    In half of those the first death comes right after the proof has failed, when they are about to resume.
+    """
     for seed in range(proof_count(2)):
         chance, folder = random.Random(seed), tmp_path / f"{seed}"
         folder.mkdir()
@@ -157,8 +182,12 @@ async def test_a_server_that_is_killed_while_they_read_gives_them_no_wrong_file(
                 endpoint = f"http://127.0.0.1:{mortal.port}"
                 reading = asyncio.create_task(download(python, endpoint, folder / "theirs", tries=40))
                 deaths = 1 + seed % 3 // 2
-                for place in sorted(chance.randrange(1, TOTAL) for _ in range(deaths)):
-                    while hub.log.bytes_sent < place and not reading.done():
+                places = sorted(chance.randrange(1, TOTAL) for _ in range(deaths))
+                for number, place in enumerate(places):
+                    is_waited = seed % 4 == 1 and number == 0
+                    while not reading.done() and not (
+                        mortal.has_failed_a_proof if is_waited else hub.log.bytes_sent >= place
+                    ):
                         await asyncio.sleep(0.002)
                     mortal.kill()
                     await mortal.start()

@@ -18,7 +18,9 @@ from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.tickets import Tickets
 from modelexpress.observability.metrics import Metrics
 from modelexpress.server.data import DataOptions, DataPlane, Offered
+from modelexpress.store.given import GivenOut
 from modelexpress.store.journal import Header, Journal
+from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Offer, Offers, Standing
 from modelexpress.store.partial import Partial
 
@@ -31,7 +33,10 @@ class Desk:
 
     def __init__(self, root: Path, stack: ExitStack) -> None:
         self.root = root
-        self.offers = Offers()
+        layout = Layout(root)
+        layout.given.mkdir(parents=True)
+        self.given = GivenOut(layout)
+        self.offers = Offers(self.given)
         self.tickets = Tickets.with_new_key()
         self.metrics = Metrics("test", "sqlite", "")
         self.problem: str | None = None

@@ -30,6 +30,7 @@ from modelexpress.providers.pace import Pace
 from modelexpress.registry import Claims, Holdings, Session, Sessions, Table
 from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
+from modelexpress.store.given import GivenOut
 from modelexpress.store.layout import Layout
 from modelexpress.store.leases import PathLeases
 from modelexpress.store.offers import Offers
@@ -118,7 +119,7 @@ def _make_parts(
     options: CacheOptions, around: Surroundings, claims: Claims, pool: DiskPool, volume: str
 ) -> CacheParts:
     layout, owner = Layout(options.root), claims.session_id
-    records, offers = Records(layout, owner), Offers()
+    records, offers = Records(layout, owner), Offers(GivenOut(layout, around.clock.wall))
     blobs = Blobs(layout, pool, claims, owner)
     return CacheParts(
         providers=around.providers,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from modelexpress.server.http_status import Refusal
 from modelexpress.server.sending import CutShort
 from modelexpress.store.offers import Offer, Standing
 from modelexpress.store.partial import Partial
+
+_log = logging.getLogger(__name__)
 
 
 class Reader:
@@ -33,6 +36,7 @@ class Reader:
         self._lost: Partial | None = None
         self._forgotten = 0
         self._takes_unproven = takes_unproven
+        self._is_noting = False
         # Bytes that may turn out wrong go whole only to who can throw them away: the last ones are held.
         self._held_from = max(count_chunks(offer.size) - 1, 0) * CHUNK_BYTES
 
@@ -64,6 +68,7 @@ class Reader:
 
     async def wait_readable(self, position: int) -> int:
         """The end of the bytes that can be sent from `position` on, at least one. Raises CutShort."""
+        self._note()
         while (end := self._readable_until(position)) <= position:
             await self._wait_changed()
         return end
@@ -96,10 +101,29 @@ class Reader:
             # An offer leaves a partial file before that is closed, so this one was open a moment ago;
             # otherwise its number may have been another file's.
             if self._offer.state is partial:
+                self._note()
                 return True
             self.file.close()
         self._partial = None
         return False
+
+    def _note(self) -> None:
+        """Have it written down that unproven bytes go out; until that is done none of them does."""
+        partial = self._partial if self._standing is None and not self._takes_unproven else None
+        if partial is None or not self._held_from or self._is_noting or not self._offer.is_note_due(partial):
+            return
+        self._is_noting = True
+        self._loop.run_in_executor(None, self._offer.note_given, partial).add_done_callback(self._hear_noted)
+
+    def _hear_noted(self, noting: asyncio.Future[None]) -> None:
+        if noting.cancelled():
+            return
+        error = noting.exception()
+        if error is None:
+            self._is_noting = False
+        else:
+            _log.warning("%r is held back until it is proven: %s", self._offer, error)
+        self._changed.set()
 
     def _readable_until(self, position: int) -> int:
         # Before the state: the root of a state that has come meanwhile must not vouch for this one.
@@ -111,7 +135,8 @@ class Reader:
             if partial is not None and state is partial and self._lost is not partial:
                 here = partial.arrived_until(position)
                 is_held = not self._takes_unproven and root is None
-                return min(here, self._held_from) if is_held else here
+                held_from = self._held_from if self._offer.is_noted(partial) else 0
+                return min(here, held_from) if is_held else here
             if self._lost is partial or not isinstance(state, Standing):
                 raise CutShort("the arriving file was given up or begun anew")
             if not any(_is_same_file(self.file, path) for path in state.places):

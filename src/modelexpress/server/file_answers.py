@@ -124,8 +124,8 @@ def _begin(
 ) -> tuple[web.StreamResponse, ByteSpan]:
     """How to answer, and with which bytes."""
     headers: Mapping[str, str] = request.headers
-    if offer.had_false_start and not takes_unproven:
-        # Who has a part of the wrong bytes must not add the rest of the right ones: all anew.
+    if not takes_unproven and "Range" in request.headers and offer.is_doubted():
+        # Who has a part of wrong bytes must not add the rest of right ones: all anew.
         headers = {name: value for name, value in headers.items() if name.lower() != "range"}
     wanted = choose_bytes(request.method, headers, face.etag, face.size)
     if wanted.status in (412, 416):

@@ -93,9 +93,12 @@ class Arriving:
             self.watch.offer.changed()
         self._loop.call_soon_threadsafe(self._arrived, count)
 
-    def begin(self, partial: Partial) -> None:
+    async def begin(self, partial: Partial) -> None:
         """The file is open: what it holds already counts."""
         self.partial = partial
+        if self.watch.offer is not None and partial.continues is not None:
+            move = self.watch.offer.move_note
+            await finish(self._pool.run(self._what, move, partial.continues, partial))
         self._count(partial.arrived_bytes)
         self._take_disk(partial.bytes_allocated)
         if self.watch.offer is not None:
@@ -109,29 +112,45 @@ class Arriving:
         async with opened(self._pool, self._damaged.path) as source:
             if isinstance(source, str):
                 return
-            for index in known.find_differing(self.partial.digests):
+            differing = known.find_differing(self.partial.digests)
+            wrong = [i for i in differing if self.partial.has_arrived(i) or self.partial.begun_bytes(i)]
+            if wrong:  # in what was gone on with
+                await self.forget(wrong)
+            for index in differing:
                 right = {index: Piece(chunk_span(index, self.entry.size).length, known.of_chunk(index))}
                 taken = await finish(self._pool.run(self._what, self.partial.resume, source, right, {}))
                 self.bytes_kept += taken
                 self._take_in(taken)
 
-    def end(self, is_kept: bool, is_wrong: bool = False) -> None:
+    async def prove(self) -> None:
+        """All of it is right: let readers have it, who need not wait for the disk."""
+        offer = self.watch.offer
+        if offer is None:
+            return
+        # What was lost now would be fetched and proven again.
+        offer.prove(DigestList(self.entry.size, self.partial.digests).root)
+        if offer.is_noted(self.partial) or self.partial.continues is not None:
+            await finish(self._pool.run(self._what, offer.erase_note, self.partial))
+
+    def end(self, is_kept: bool) -> None:
         """It did not become a proven file: take back what was counted, and the disk unless it is kept."""
-        if is_wrong and self.watch.offer is not None:
-            self.watch.offer.had_false_start = True
         self._count(-self._counted)
         if not is_kept:
             self._take_disk(-self._on_disk)
         if self.watch.offer is not None and self.watch.offer.state is self.partial:
             self.watch.offer.become(None)
 
-    def forget(self, indices: Iterable[int]) -> None:
+    async def forget(self, indices: Iterable[int]) -> None:
         """These chunks are wrong and missing again."""
+        if self.watch.offer is not None:  # before there are right bytes that could be added to wrong ones
+            await finish(self._pool.run(self._what, self.watch.offer.note_wrong))
         for index in indices:
+            here = chunk_span(index, self.entry.size).length
+            if not self.partial.has_arrived(index):
+                here = self.partial.begun_bytes(index)
             self.partial.forget(index)
-            self._count(-chunk_span(index, self.entry.size).length)
+            self._count(-here)
         if self.watch.offer is not None:
-            self.watch.offer.had_false_start = True
             self.watch.offer.changed()  # readers who cannot throw bytes away must leave
 
     async def bring_and_hash(self, fill: Fill) -> str | None:
@@ -144,7 +163,7 @@ class Arriving:
 
     async def bring_again(self, indices: list[int], fill: Fill) -> str | None:
         """Fetch these chunks again and hash the whole file again; what is wrong with it then."""
-        self.forget(indices)
+        await self.forget(indices)
         self._prover = self._new_prover()
         return await self.bring_and_hash(fill)
 

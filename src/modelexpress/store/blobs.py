@@ -184,13 +184,11 @@ class Blobs:
     ) -> Obtained:
         entry, is_kept = arriving.entry, False
         try:
-            arriving.begin(partial)
+            await arriving.begin(partial)
             await arriving.keep_undamaged()
             proven = await self._prove(repository, arriving, source)
             assert proven.digest is not None
-            if arriving.watch.offer is not None:
-                # Readers need not wait for the disk: what was lost now would be fetched and proven again.
-                arriving.watch.offer.prove(DigestList(entry.size, partial.digests).root)
+            await arriving.prove()
             await arriving.watch.wait_owned()
             blob, what = repository.blob(proven.digest), f"looking for equals of {entry.path}"
             twins = await self._pool.run(what, self.twins.find, repository, proven.digest, entry.size)
@@ -200,7 +198,7 @@ class Blobs:
         except BaseException as error:
             is_wanted = isinstance(error, _RESUMED) or not isinstance(error, MxError)
             is_kept = is_wanted and _is_worth_keeping(entry, partial, arriving.bytes_kept)
-            arriving.end(is_kept, is_wrong=isinstance(error, Corrupt))
+            arriving.end(is_kept)
             raise
         finally:
             # A cancelled pull must not leave an open file behind either.
@@ -254,7 +252,7 @@ class Blobs:
                 "%s: %d chunks of %s are not what the server proved; fetching those again",
                 repository.name, len(differing), shown(entry.path),
             )  # fmt: skip
-            arriving.forget(differing)
+            await arriving.forget(differing)
         raise Corrupt(
             f"{repository.name}: file {shown(entry.path)} does not become what the server proved, "
             f"after {_REPAIRS} attempts"

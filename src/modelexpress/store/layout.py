@@ -95,6 +95,11 @@ class Layout:
         return self.ours / "removals"
 
     @property
+    def given(self) -> Path:
+        """What was given out before it was proven: one folder a file, one note a partial file."""
+        return self.ours / "given"
+
+    @property
     def leases(self) -> Path:
         """Who was told where a snapshot stands."""
         return self.ours / "leases"

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from modelexpress.domain.errors import MxError, Unreachable
 from modelexpress.domain.manifest import FileEntry, Manifest
+from modelexpress.store.given import GivenOut
 from modelexpress.store.partial import Partial
 
 _MOST_OFFERS = 100_000
-_MOST_FALSE_STARTS = 10_000
+_RENEW_SECONDS = 3600.0  # of a note that bytes were given out, which counts for a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,21 @@ State = Partial | Standing | MxError | None
 
 
 class Offer:
-    """One file, and those who want to hear when its `state` changes or bytes of it arrive."""
+    """One file, and those who want to hear when its `state` changes or bytes of it arrive.
 
-    def __init__(self, offer_id: str, size: int) -> None:
+    `given`: where it is noted that unproven bytes were given out; None: nowhere.
+    """
+
+    def __init__(self, offer_id: str, size: int, given: GivenOut | None = None) -> None:
         self.id = offer_id
         self.size = size
         self.holders = 0
-        self.had_false_start = False
-        """Wrong bytes of it may have been given out: nobody may add other bytes to what he has."""
         self._state: State = None
         self._root: str | None = None
+        self._given = given
+        self._noted: Partial | None = None
+        self._noted_at = float("-inf")
+        self._proven: Partial | None = None
         self._lock = threading.Lock()
         self._listeners: dict[int, Callable[[], None]] = {}
         self._state_listeners: dict[int, Callable[[], None]] = {}
@@ -93,8 +99,53 @@ class Offer:
 
     def prove(self, root: str) -> None:
         """What can be read now is proven and has this root; all listeners are told."""
+        if isinstance(self._state, Partial):
+            self._proven = self._state
         self._root = root
         self._tell_all()
+
+    # -- what was given out before it was proven; all of it blocks but `is_noted` and `is_note_due`
+
+    def is_noted(self, partial: Partial) -> bool:
+        """Whether unproven bytes of `partial` may be given out: it is written down that they are."""
+        return self._noted is partial
+
+    def is_note_due(self, partial: Partial) -> bool:
+        """Whether it has to be written down, or once more: a reader may take days."""
+        is_old = time.monotonic() - self._noted_at > _RENEW_SECONDS
+        return (is_old or not self.is_noted(partial)) and self._proven is not partial
+
+    def note_given(self, partial: Partial) -> None:
+        """Write down that bytes of `partial` are given out unproven. Raises OSError; then they may not be."""
+        if self._given is not None:
+            self._given.note(self.id, partial.path.name)
+        self._noted, self._noted_at = partial, time.monotonic()
+        if self._proven is partial:  # meanwhile, and who proved it may have found nothing to erase
+            self.erase_note(partial)
+
+    def note_wrong(self) -> None:
+        """Write down that bytes which were given out are about to be replaced in the same file."""
+        if self._given is not None:
+            self._given.note_wrong(self.id)
+
+    def move_note(self, before: str, partial: Partial) -> None:
+        """All bytes of the partial file named `before` are in `partial`, which goes on with it."""
+        if self._given is not None:
+            self._given.move(self.id, before, partial.path.name)
+
+    def erase_note(self, partial: Partial) -> None:
+        """What was given out of `partial` has been proven since."""
+        if self._given is not None:
+            self._given.erase(self.id, partial.path.name)
+
+    def is_doubted(self) -> bool:
+        """Whether somebody may have bytes of it that are not those that can be read now.
+
+        He must not get a part that he would add to them.
+        """
+        state = self._state
+        partial = state.path.name if isinstance(state, Partial) else None
+        return self._given is not None and self._given.has_other(self.id, partial)
 
     def _tell_all(self) -> None:
         with self._lock:
@@ -139,9 +190,9 @@ class Offer:
 class Offers:
     """The files of running pulls, and those whose addresses were given out not long ago."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: GivenOut | None = None) -> None:
         self._offers: dict[str, Offer] = {}
-        self._false_starts: dict[str, None] = {}  # of offers that are gone; a dict keeps the order
+        self._given = given
         self._lock = threading.Lock()
 
     def find(self, offer_id: str) -> Offer | None:
@@ -195,7 +246,7 @@ class Offers:
                 offer.holders -= 1
                 is_over = offer.holders == 0 and (offer.state is None or isinstance(offer.state, Partial))
                 if is_over:
-                    self._drop(offer.id)
+                    self._offers.pop(offer.id, None)
             if is_over:
                 offer.become(reason or Unreachable("the pull of this file was stopped; ask again"))
 
@@ -205,21 +256,13 @@ class Offers:
             found = self._offers.get(offer_id)
             if found is None:
                 self._make_room()
-                found = self._offers[offer_id] = Offer(offer_id, entry.size)
-                found.had_false_start = offer_id in self._false_starts
+                found = self._offers[offer_id] = Offer(offer_id, entry.size, self._given)
         return found
 
     def _make_room(self) -> None:
         if len(self._offers) >= _MOST_OFFERS:
             for old in [o.id for o in self._offers.values() if not o.holders][: _MOST_OFFERS // 10]:
-                self._drop(old)
-
-    def _drop(self, offer_id: str) -> None:
-        dropped = self._offers.pop(offer_id, None)
-        if dropped is not None and dropped.had_false_start:
-            self._false_starts[offer_id] = None
-            if len(self._false_starts) > _MOST_FALSE_STARTS:
-                del self._false_starts[next(iter(self._false_starts))]
+                del self._offers[old]
 
     def __len__(self) -> int:
         return len(self._offers)

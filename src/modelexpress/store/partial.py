@@ -28,6 +28,8 @@ class Partial(Arrivals):
     def __init__(self, path: Path, size: int, journal: Journal, on_arrival: Callable[[int], None]) -> None:
         super().__init__(size, on_arrival)
         self.path = path
+        self.continues: str | None = None
+        """The name of the file that it goes on with, if it has all that anybody can have read of that."""
         self._journal = journal
         self._etags: dict[str, str] = {}
         self._etags_to_save: list[tuple[str, str]] = []

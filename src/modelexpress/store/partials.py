@@ -62,7 +62,8 @@ class Partials:
         partial = self._begin(path, header, on_arrival)
         if before is not None:
             os.utime(path)  # an old file that is gone on with is not abandoned
-            self._take_over(partial, before)
+            if self._take_over(partial, before) and self._has_all(before):
+                partial.continues = before.part.name
             for old in self._find(f"*.{_key(repository, entry)}.*"):
                 _remove(old)
         return partial
@@ -149,17 +150,24 @@ class Partials:
                 continue  # alive beside us, with a directory or a registry of its own: not to be disturbed
             yield _Leftover(part, journal, said, is_ours=is_own or is_dead)
 
-    def _take_over(self, partial: Partial, before: _Leftover) -> None:
+    def _has_all(self, before: _Leftover) -> bool:
+        """Whether what was read of a leftover is in its journal: its writer is gone, the machine is not."""
+        writer = before.said.header.process
+        return before.is_ours and writer is not None and writer.boot == self._process.boot != ""
+
+    def _take_over(self, partial: Partial, before: _Leftover) -> bool:
+        """Go on with the bytes of a leftover; whether all that its journal names are there."""
         try:
             source = os.open(partial.path if before.is_ours else before.part, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return
+            return False
         try:
             taken = partial.resume(source, before.said.pieces, before.said.etags)
         finally:
             os.close(source)
         header = before.said.header
         _log.info("%s: %s goes on with %d bytes", header.repository, shown(header.path), taken)
+        return taken == before.said.arrived_bytes
 
 
 def _share(part: Path, path: Path) -> bool:

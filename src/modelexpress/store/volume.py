@@ -29,6 +29,7 @@ from modelexpress.store.disk import (
     unique_name,
     write_durably,
 )
+from modelexpress.store.given import GivenOut
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
@@ -44,7 +45,8 @@ def open_volume(layout: Layout, owner: str) -> str:
     Raises StorageFailed when the root cannot be written, Invalid when a newer version wrote it.
     """
     with disk_errors(f"opening cache directory {layout.root}"):
-        for folder in (layout.records, layout.partials, layout.staging, layout.trash, layout.removals):
+        working = (layout.partials, layout.staging, layout.trash, layout.removals, layout.given)
+        for folder in (layout.records, *working):
             make_directory(folder)
         path = layout.ours / "volume.json"
         content = _read_json(path)
@@ -181,7 +183,7 @@ class Ownership:
 
 
 def sweep(layout: Layout, dead_owners: frozenset[str], now: float) -> int:
-    """Delete partials, staged files and trash that nobody works on any more; the bytes freed.
+    """Delete partials, staged files, trash and old notes that nobody needs any more; the bytes freed.
 
     A file of a session in `dead_owners` goes at once, unless it is a partial with its journal, which a
     day is given to be resumed; one of an unknown session goes a day after its last write: it may belong
@@ -193,6 +195,7 @@ def sweep(layout: Layout, dead_owners: frozenset[str], now: float) -> int:
             _log.info("removing leftover %s (%d bytes)", path, size)
             remove_tree(path)
             freed += size
+    GivenOut(layout, lambda: now).prune()
     return freed
 
 

@@ -30,7 +30,9 @@ from modelexpress.domain.errors import Corrupt, Unreachable
 from modelexpress.store.arriving import Watch
 from modelexpress.store.blobs import Blobs, Obtained, Source
 from modelexpress.store.digests import DigestList
+from modelexpress.store.given import GivenOut
 from modelexpress.store.layout import Layout
+from modelexpress.store.offers import Offer
 from modelexpress.store.proof import Reading, prove_chunks, read_whole
 from modelexpress.store.survey import Finding, Presence
 from modelexpress.store.volume import open_volume
@@ -177,6 +179,32 @@ class TestMending:
         await mend(bench, bench.source(origin))
 
         assert broken.bytes_read + origin.bytes_read == 2 * CHUNK_BYTES
+        assert_mended(bench)
+
+    async def test_what_was_given_out_of_a_chunk_that_is_mended_is_known_to_be_wrong(
+        self, bench: Bench
+    ) -> None:
+        wrong, given = content_of(SIZE, seed=1), GivenOut(bench.layout)
+
+        async def fail(offset: int) -> None:
+            if offset >= CHUNK_BYTES:
+                await wait_until(lambda: sum(heard.bytes) >= CHUNK_BYTES)
+                raise Unreachable("no answer")
+
+        heard, again = Heard(SIZE), Heard(SIZE)
+        heard.offer = again.offer = Offer("o" * 40, SIZE, given)
+        bench.blob(ENTRY).unlink()
+        with pytest.raises(Unreachable):
+            await bench.obtain(ENTRY, bench.source(Origin(wrong, fail)), heard)
+        [part] = [path for path in bench.parts() if path.suffix == ".part"]
+        given.note("o" * 40, part.name)
+        assert not given.has_other("o" * 40, part.name)
+
+        bench.blob(ENTRY).write_bytes(CONTENT)
+        flip(bench.blob(ENTRY), 3 * CHUNK_BYTES)
+        await mend(bench, bench.source(Origin(CONTENT)), again)
+
+        assert again.offer.is_doubted() and sum(again.bytes) == SIZE
         assert_mended(bench)
 
     async def test_an_origin_with_other_bytes_changes_nothing(self, bench: Bench) -> None:
