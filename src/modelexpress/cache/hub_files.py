@@ -23,6 +23,7 @@ from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
 from modelexpress.domain.refs import ModelRef, is_commit, shown
 from modelexpress.domain.selection import ALL_FILES, is_ancillary
+from modelexpress.domain.tasks import finish
 from modelexpress.providers import HubProvider
 from modelexpress.store.offers import Offer, Standing, offer_id_of
 from modelexpress.store.records import SnapshotRecord
@@ -108,6 +109,17 @@ class HubRoom:
         if record is not None and (record.is_public or (is_ours and record.is_read_by_server)):
             return True
         return self.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
+
+    async def close_to_strangers(self, repository: ModelRef) -> None:
+        """The origin has refused one without a token: no record says any more that everybody may read it."""
+
+        def close() -> None:
+            for record in self.parts.records.find_all(repository):
+                if record.is_public:
+                    self.parts.records.save(replace(record, is_public=False))
+
+        async with self.parts.turns.of(repository.name):
+            await finish(self.parts.pool.run(f"closing {repository} to strangers", close))
 
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
@@ -259,6 +271,8 @@ class HubFiles:
         if isinstance(answer, Located):
             answer = here.with_digest(answer)
         self._learn(wanted, path, rights, answer)
+        if isinstance(answer, Document) and _is_closed(answer, rights):
+            await self._room.close_to_strangers(ModelRef(wanted.provider, wanted.name))
         return answer
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
@@ -283,7 +297,7 @@ class HubFiles:
     def _learn_denial(self, repository: ModelRef, path: str, rights: Caller, answer: Document) -> None:
         access = self._room.access
         access.note(rights, repository, is_allowed=False)
-        if answer.headers.get(ERROR_CODE) in _NOT_PUBLIC:
+        if _is_closed(answer, rights):
             access.note(STRANGER, repository, is_allowed=False)
         self._refusals.note(rights, repository, path, answer, access.denied_seconds)
 
@@ -365,6 +379,11 @@ def _model(ref: ModelRef) -> ModelKey:
 
 def _is_same(entry: FileEntry, located: Located) -> bool:
     return located.entry.digest in (None, entry.digest) and located.entry.size == entry.size
+
+
+def _is_closed(answer: Document, rights: Caller) -> bool:
+    """Whether a refusal says that not everybody may read the repository."""
+    return is_denial(answer) and (rights.is_stranger or answer.headers.get(ERROR_CODE) in _NOT_PUBLIC)
 
 
 def _absent(path: str, commit: str) -> Document:
