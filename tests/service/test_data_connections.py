@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from tests.support.house import House
+from tests.support.plane import Desk
 
 
 async def talk(house: House, said: bytes, seconds: float = 5.0) -> tuple[bytes, bool]:
@@ -44,3 +48,58 @@ async def test_a_connection_that_is_to_become_another_ends_with_its_answer(
 
     assert is_closed and b"connection: close\r\n" in answer.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
     assert answer.startswith(b"HTTP/1.1 200" if said.startswith(b"GET") else b"HTTP/1.1 40")
+
+
+HEAD = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n"
+FIELDS = b"".join(b"A%d: %s\r\n" % (number, b"x" * 1000) for number in range(40))
+
+
+@pytest.mark.parametrize("said", [HEAD + FIELDS, HEAD + FIELDS + b"\r\n", HEAD + b"\r\n" + HEAD + FIELDS])
+def test_a_head_that_is_too_large_is_not_kept(tmp_path: Path, said: bytes) -> None:
+    with ExitStack() as stack:
+        desk = Desk(tmp_path, stack)
+        stack.enter_context(desk.running())
+        with desk.line() as line:
+            if said.startswith(HEAD + b"\r\n"):
+                line.ask("/-/healthz")
+                assert line.head()[0] == 200 and line.read(3) == b"ok\n"
+                said = said[len(HEAD) + 2 :]
+            line.socket.sendall(said)
+            assert line.head()[0] == 431
+            line.read(100)
+            assert line.socket.recv(1) == b""
+
+
+async def test_many_requests_and_a_long_question_are_no_large_head(house: House) -> None:
+    await asyncio.to_thread(_ask_much, house)
+
+
+def _ask_much(house: House) -> None:
+    body = b'{"paths": [' + b",".join([b'"%s"' % (b"x" * 100)] * 2000) + b"]}"
+    connection = HTTPConnection("127.0.0.1", house.data_port or 0, timeout=20)
+    for _ in range(3):
+        for _ in range(100):
+            connection.request("GET", "/-/healthz", headers={"A": "x" * 1000})
+            assert connection.getresponse().read() == b"ok\n"
+        connection.request(
+            "POST", "/api/models/demo/tiny/paths-info/main", body, {"Content-Type": "application/json"}
+        )
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"[]")
+    connection.close()
+
+
+@pytest.mark.parametrize("said", [b"G", HEAD, HEAD + b"\r\n" + HEAD])
+def test_who_does_not_end_a_head_is_not_waited_for(tmp_path: Path, said: bytes) -> None:
+    with ExitStack() as stack:
+        desk = Desk(tmp_path, stack)
+        stack.enter_context(desk.running(head_seconds=0.5))
+        with desk.line() as line, desk.line() as silent:
+            began = time.monotonic()
+            line.socket.sendall(said)
+            with suppress(ConnectionError):
+                while line.socket.recv(1000):
+                    pass
+            assert time.monotonic() - began < 10
+            silent.ask("/-/healthz")
+            assert silent.head()[0] == 200

@@ -24,6 +24,7 @@ from modelexpress.domain.errors import Busy
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.tickets import Tickets
 from modelexpress.server.blobs_http import BlobService
+from modelexpress.server.connections import MOST_HEAD_BYTES, Connection, Shares
 from modelexpress.server.file_answers import FileSender
 from modelexpress.server.http_door import HttpDoor, health_routes
 from modelexpress.server.http_status import COMMON_HEADERS
@@ -36,14 +37,16 @@ _MOST_LINE_BYTES = 8190  # of the request line, and of each header
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _SWEEPS = 5  # within the time of silence
 _CUT_SECONDS = 1.0  # for connections to be closed once their answers have ended
-_FULL = "".join(
-    [
-        "HTTP/1.1 503 Service Unavailable\r\n",
-        *(f"{name}: {value}\r\n" for name, value in COMMON_HEADERS.items()),
-        "Retry-After: 1\r\nConnection: close\r\nContent-Length: 21\r\nContent-Type: text/plain\r\n\r\n",
-        "too many connections\n",
-    ]
-).encode()
+
+
+def _refusal(status: str, text: str, *headers: str) -> bytes:
+    common = [f"{name}: {value}" for name, value in COMMON_HEADERS.items()]
+    end = ["Connection: close", "Content-Type: text/plain", f"Content-Length: {len(text)}", "", text]
+    return "\r\n".join([f"HTTP/1.1 {status}", *common, *headers, *end]).encode()
+
+
+_FULL = _refusal("503 Service Unavailable", "too many connections\n", "Retry-After: 1")
+_TOO_LARGE = _refusal("431 Request Header Fields Too Large", f"a head has at most {MOST_HEAD_BYTES} bytes\n")
 
 _log = logging.getLogger(__name__)
 # The library writes request lines it could not read into its log, and a ticket may be in them.
@@ -55,8 +58,9 @@ class DataOptions:
     """Where to listen (port 0: any free one), and the limits.
 
     `wait_seconds`: for a file that nobody fetches yet. `send_timeout_seconds`: for a client that takes
-    nothing; one that takes little may go on for ever. `silent_seconds`: for one that asks nothing, or does
-    not end its question. `drain_seconds`: for running answers at the end.
+    nothing; one that takes little may go on for ever. `silent_seconds`: for one that asks nothing;
+    `head_seconds`: for one that does not end the head of its question. `drain_seconds`: for running answers
+    at the end.
     """
 
     host: str
@@ -65,6 +69,7 @@ class DataOptions:
     wait_seconds: float = 30.0
     keep_alive_seconds: float = 75.0
     silent_seconds: float = 90.0
+    head_seconds: float = 10.0
     send_timeout_seconds: float = 60.0
     drain_seconds: float = 5.0
 
@@ -166,26 +171,31 @@ class _Connections(web.Server):
         super().__init__(
             door.answer,
             handler_cancellation=True,  # who waits for bytes is told at once that the client has gone
-            keepalive_timeout=options.keep_alive_seconds,
-            lingering_time=0,  # nobody sends bodies here
-            auto_decompress=False,
-            max_line_size=_MOST_LINE_BYTES,
-            max_field_size=_MOST_LINE_BYTES,
-            access_log=None,
-            logger=_silent,
             request_factory=self._make,
         )
-        self._most = options.most_connections
+        self._limits = {
+            "keepalive_timeout": options.keep_alive_seconds,
+            "lingering_time": 0,  # nobody sends bodies here
+            "auto_decompress": False,
+            "max_line_size": _MOST_LINE_BYTES,
+            "max_field_size": _MOST_LINE_BYTES,
+            "access_log": None,
+            "logger": _silent,
+        }
+        self._shares = Shares(options.most_connections)
         self._door = door
-        self._silent_seconds = options.silent_seconds
+        self._options = options
         self._made: dict[object, float] = {}
         self._meter = meter
-        self._open: dict[object, asyncio.Transport] = {}
+        self._open: dict[web.RequestHandler, asyncio.Transport] = {}
         self._empty = asyncio.Event()
+
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, asyncio.get_running_loop(), self._refuse_head, **self._limits)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if len(self._open) >= self._most:
+        if not self._shares.take(_address_of(transport)):
             transport.write(_FULL)
             transport.close()
             return
@@ -197,7 +207,9 @@ class _Connections(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._made.pop(handler, None)
-        if self._open.pop(handler, None) is not None:
+        transport = self._open.pop(handler, None)
+        if transport is not None:
+            self._shares.give_back(_address_of(transport))
             self._meter.gauge("mx_data_connections", -1)
         if not self._open:
             self._empty.set()
@@ -210,6 +222,8 @@ class _Connections(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
+        if isinstance(protocol, Connection):
+            protocol.begin(payload)
         if message.upgrade or message.method == "CONNECT":
             # What follows may be of another protocol: the library keeps it back, and never answers it.
             message = message._replace(should_close=True)
@@ -217,14 +231,24 @@ class _Connections(web.Server):
 
     async def close_silent(self) -> None:
         """End those that have asked nothing for too long, also where bytes of a question drip in."""
-        loop = asyncio.get_running_loop()
+        loop, options = asyncio.get_running_loop(), self._options
         while True:
-            await asyncio.sleep(self._silent_seconds / _SWEEPS)
+            await asyncio.sleep(min(options.silent_seconds, options.head_seconds) / _SWEEPS)
             busy, now = self._door.transports, loop.time()
             for handler, transport in list(self._open.items()):
                 since = max(self._made.get(handler, now), self._door.ended_at(transport))
-                if transport not in busy and now - since >= self._silent_seconds:
+                head_since = handler.head_since if isinstance(handler, Connection) else None
+                is_stuck = head_since is not None and now - head_since >= options.head_seconds
+                if transport not in busy and (is_stuck or now - since >= options.silent_seconds):
                     transport.abort()
+
+    def _refuse_head(self, handler: Connection) -> None:
+        transport = self._open.get(handler)
+        if transport is None or transport in self._door.transports:
+            handler.force_close()  # in the middle of an answer nothing else can be said
+        else:
+            transport.write(_TOO_LARGE)
+            transport.close()
 
     def close_idle(self, busy: Collection[asyncio.Transport | None]) -> None:
         """Close those on which nothing is being answered; the others take no more requests."""
@@ -240,6 +264,12 @@ class _Connections(web.Server):
             transport.abort()
         while self._open:
             await self._empty.wait()
+
+
+def _address_of(transport: asyncio.Transport) -> str:
+    """The address of the other side; a closed transport still knows it."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
 
 def _listen(options: DataOptions) -> list[socket.socket]:
