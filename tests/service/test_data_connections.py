@@ -103,3 +103,25 @@ def test_who_does_not_end_a_head_is_not_waited_for(tmp_path: Path, said: bytes) 
             assert time.monotonic() - began < 10
             silent.ask("/-/healthz")
             assert silent.head()[0] == 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /" + b"secret" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_cannot_be_read_is_refused_without_a_word_of_what_runs_here(
+    house: House, said: bytes
+) -> None:
+    answer, is_closed = await talk(house, said)
+
+    assert is_closed and b" 400 " in answer.partition(b"\r\n")[0]
+    assert b"\r\nServer: modelexpress\r\n" in answer
+    assert not [word for word in (b"python", b"aiohttp", b"secret") if word in answer.lower()]

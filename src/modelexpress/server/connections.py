@@ -10,9 +10,12 @@ from collections.abc import Callable
 
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 
+from modelexpress.server.http_status import text_answer
+
 MOST_HEAD_BYTES = 32 * 1024
 """Of a request: its line and all its headers."""
 
+_UNREADABLE = "this is no request of HTTP/1.1 that can be answered here"
 _END = b"\r\n\r\n"
 _NETWORK_BITS = 64  # of an IPv6 address: what is below is one host's own to choose
 
@@ -90,6 +93,20 @@ class Connection(web.RequestHandler):
         elif self._after:
             self._note_head(max(self._after, self._head_bytes))  # of a further request, that came with it
         self._after = 0
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """In our words: the library's name its version and Python's, and repeat what was sent."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun, so that no other can be given")
+        answer = text_answer(status, _UNREADABLE if status < 500 else "the server met an error of its own")
+        answer.force_close()
+        return answer
 
     def data_received(self, data: bytes) -> None:
         """The library bounds each header, and how many there are: 128 times 8 KiB."""
