@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.asking import Asker
-from tests.support.house import House, open_house
+from tests.support.house import House, Origin, open_house
 
 from modelexpress.cache import hub_files
+from modelexpress.providers.retry import RetryPolicy
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -74,6 +75,37 @@ async def test_who_reads_what_is_here_notices_nothing_and_is_told(house: House, 
         assert answer.headers["mx-stale"] == "true"
         assert (await ask.head(path_of(NAME, file))).status == 200
     assert house.metrics.registry.get_sample_value("mx_hub_stale_answers_total") == 2
+
+
+@pytest.mark.parametrize("token", [None, "hf_member"])
+async def test_who_reads_what_is_here_waits_for_a_silent_origin_only_at_first(
+    hub: LocalHub, tmp_path: Path, outage: str, token: str | None
+) -> None:
+    origin, name = Origin(retry=RetryPolicy()), GATED if token else NAME
+    async with open_house(hub, tmp_path, origin=origin, access__granted_ttl=1) as house:
+        ask = Asker(house.hub_endpoint, token)
+        files = [LARGE, SMALL, "tokenizer.json"]
+        commit = (await ask.get(path_of(name))).headers["x-repo-commit"]
+        for file in files:
+            await ask.get(path_of(name, file))
+        await house.settle()
+        begin(hub, outage)
+        await asyncio.sleep(1.0)  # until its permission is over
+
+        hub.log.clear()
+        statuses = []
+        for _ in range(3):
+            for file in files:
+                async with asyncio.timeout(4.0):
+                    statuses.append((await ask.head(path_of(name, file, commit))).status)
+        if outage == "429" and token:
+            assert set(statuses) == {429}
+            return
+        assert set(statuses) == {200}
+        assert len({request.file for request in hub.log.requests}) <= 2, "two files are enough to know"
+        hub.faults.clear()
+        other = await Asker(house.hub_endpoint, "hf_other").head(path_of(name, LARGE, commit))
+        assert other.status in (200, 401), "others go on asking"
 
 
 async def test_a_whole_model_that_is_here_is_described_and_listed(

@@ -7,12 +7,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import FlightKey, Flights, PullState
 from modelexpress.cache.freshness import Freshness
-from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals
+from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.domain.caller import STRANGER, Caller
@@ -102,6 +103,11 @@ class HubRoom:
     prefetch: Callable[[ModelRef, str, Caller], None] | None = None
     known: KnownFiles = field(default_factory=KnownFiles)
     asking: Asking = field(default_factory=Asking)
+
+    @cached_property
+    def silence(self) -> Silence:
+        """Whom the origin has just left without an answer."""
+        return Silence(self.parts.clock)
 
     def may_read_alone(self, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
         """Whether a caller may have what a record holds while nobody can be asked."""
@@ -236,6 +242,9 @@ class HubFiles:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         is_allowed = self._room.may_read_alone(here.record, ref, rights)
+        repository, silence = ModelRef(ref.provider, ref.name), self._room.silence
+        if alone is not None and silence.is_on(rights, repository, path):
+            return alone
         try:
             answer = await self._room.asking.once(
                 (rights.fingerprint, wanted, path, is_allowed),
@@ -247,6 +256,8 @@ class HubFiles:
             if alone is None or not self._is_outage(error, ref, rights, here):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
+            if isinstance(error, Unreachable) and isinstance(alone, HubFile):
+                silence.note(rights, repository, path, error.is_gone)
             # What one client is limited to does not hide from others what a branch means now.
             if not ref.is_pinned and not isinstance(error, Limited):
                 freshness.note(ref, None)
@@ -279,6 +290,7 @@ class HubFiles:
         room, repository = self._room, ModelRef(ref.provider, ref.name)
         if isinstance(answer, Located) and answer.is_of_mirror:
             return
+        room.silence.note_answer(rights, repository)
         if isinstance(answer, Located):
             room.known.note(ref.name, answer)
             # Of a gated model everybody may read the description: that proves nothing about the rest.

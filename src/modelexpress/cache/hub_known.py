@@ -22,6 +22,9 @@ _MOST_DOCUMENT_BYTES = 64 * 1024 * 1024
 _LARGEST_DOCUMENT_BYTES = _MOST_DOCUMENT_BYTES // 8  # a few of them must not send away all others
 _ENTRY_BYTES = 1024  # of what is kept with each document: about that much, in Python's objects
 _EVERYTHING, _WEIGHTS = "/", "/weights"  # no path begins so
+_SILENT_SECONDS = 10.0
+_SILENT_FILES = 2
+_ALL: tuple[str, ModelRef | None] = ("", None)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -50,10 +53,43 @@ class Lately(Generic[K, V]):
         if len(self._known) > _MOST_LATELY:
             del self._known[next(iter(self._known))]
 
+    def forget(self, key: K) -> None:
+        """Nothing counts for `key` any more."""
+        self._known.pop(key, None)
+
     def find(self, key: K) -> V | None:
         """What counts for `key` now."""
         value, until = self._known.get(key, (None, 0.0))
         return value if until > self._clock.monotonic() else None
+
+
+class Silence:
+    """Whose questions the origin has just left without an answer, so that nobody waits for it each time.
+
+    Only a question's own silence counts, or that of two files of the same repository, to the same client:
+    nobody shall bring it about that others are not asked about. Where nobody is there at all, that is so
+    for all.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._left = Lately[tuple[str, ModelRef | None], frozenset[str]](clock)
+
+    def note(self, rights: Caller, repository: ModelRef, path: str, is_gone: bool) -> None:
+        """The question about a file that is here had no answer."""
+        if is_gone:
+            self._left.note(_ALL, frozenset(), _SILENT_SECONDS)
+        key = (rights.fingerprint, repository)
+        self._left.note(key, (self._left.find(key) or frozenset()) | {path}, _SILENT_SECONDS)
+
+    def note_answer(self, rights: Caller, repository: ModelRef) -> None:
+        """The origin has answered."""
+        for key in (_ALL, (rights.fingerprint, repository)):
+            self._left.forget(key)
+
+    def is_on(self, rights: Caller, repository: ModelRef, path: str) -> bool:
+        """Whether the origin need not be asked now."""
+        paths = self._left.find((rights.fingerprint, repository)) or frozenset()
+        return self._left.find(_ALL) is not None or path in paths or len(paths) >= _SILENT_FILES
 
 
 class Refusals:

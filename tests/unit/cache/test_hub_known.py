@@ -6,9 +6,18 @@ from __future__ import annotations
 import pytest
 
 from modelexpress.cache import hub_known
-from modelexpress.cache.hub_known import FileKey, KeptDocuments, KnownFiles, Lately, document_key
+from modelexpress.cache.hub_known import (
+    FileKey,
+    KeptDocuments,
+    KnownFiles,
+    Lately,
+    Silence,
+    document_key,
+)
+from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.hub import Document, DocumentRequest, Located
 from modelexpress.domain.manifest import FileEntry
+from modelexpress.domain.refs import ModelRef
 from modelexpress.testing.clock import FakeClock
 
 COMMIT = "1" * 40
@@ -76,3 +85,20 @@ def test_different_questions_have_different_keys() -> None:
     ]  # fmt: skip
     keys = {document_key(who, request) for who in ("", "nobody") for request in requests}
     assert len(keys) == 2 * len(requests) and {len(key) for key in keys} == {32}
+
+
+async def test_a_silence_is_about_what_was_asked_and_by_whom_unless_nobody_is_there() -> None:
+    clock, member = FakeClock(), Caller("hf_member")
+    one, other = ModelRef.parse("a/one"), ModelRef.parse("a/other")
+    silence = Silence(clock)
+    silence.note(member, one, "x", is_gone=False)
+    assert silence.is_on(member, one, "x") and not silence.is_on(member, one, "z")
+    silence.note(member, one, "y", is_gone=False)
+    assert silence.is_on(member, one, "z"), "it is not one file alone"
+    assert not silence.is_on(member, other, "x") and not silence.is_on(STRANGER, one, "x")
+    silence.note_answer(member, one)
+    assert not silence.is_on(member, one, "x")
+    silence.note(member, one, "x", is_gone=True)
+    assert silence.is_on(STRANGER, other, "x")
+    await clock.advance(10.0)
+    assert not silence.is_on(STRANGER, other, "x")
