@@ -486,3 +486,20 @@ async def test_a_server_behind_a_server_is_no_loop(hub: LocalHub, tmp_path: Path
             pulled = await client.pull(NAME)
         assert answer.body == (pulled.path / LARGE).read_bytes() == FILES[LARGE]
     assert hub.log.bytes_by_file()[f"{NAME}/{LARGE}"] == len(FILES[LARGE])
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "known"])
+async def test_who_comes_by_a_way_that_is_too_long_spoils_it_for_nobody_else(
+    hub: LocalHub, tmp_path: Path, is_known: bool
+) -> None:
+    async with (
+        open_house(hub, tmp_path / "near") as near,
+        open_house(hub, tmp_path / "far", origin=Origin(near.hub_endpoint), origin__revalidate=60) as far,
+    ):
+        honest, path = Asker(far.hub_endpoint), f"/{NAME}/resolve/main/{LARGE}"
+        lost = Asker(far.hub_endpoint, headers={"Via": ", ".join(["1.1 a"] * 8)})
+        if is_known:  # so that the bytes alone are asked for
+            assert (await honest.head(path)).status == 200
+        asked = await asyncio.gather(*(ask.get(path) for ask in (lost, honest, honest)))
+
+    assert [answer.body for answer in asked[1:]] == [FILES[LARGE]] * 2

@@ -247,7 +247,8 @@ class HubFiles:
             return alone
         try:
             answer = await self._room.asking.once(
-                (rights.fingerprint, wanted, path, is_allowed),
+                # Not joined by who came another way: what goes round in a circle for one does not for all.
+                (rights.fingerprint, rights.via, wanted, path, is_allowed),
                 lambda: self._ask_and_learn(wanted, path, rights, here, is_allowed),
                 f"{shown(path)} of {ref}",
                 seconds,
@@ -352,9 +353,8 @@ class HubFiles:
             raise wrong
         waiting = replace(rights, is_waiting=True)
         request = PullRequest(ref, located.commit, ALL_FILES, waiting, False, single=located.entry)
-        key = FlightKey(
-            ref.provider, ref.name, located.commit, f"file:{located.entry.path}", rights.fingerprint
-        )
+        by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
+        key = FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
         task, state = self._room.flights.join(
             key, revision, lambda state: self._pull(request, state, offer_id)
         )

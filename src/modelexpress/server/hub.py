@@ -173,9 +173,10 @@ class HubService:
         try:
             return await self._send(request, found)
         except Refusal as error:
-            if error.status != _GONE:
+            if error.status != _GONE and not _is_loop(error.error):
                 raise
-            # It was removed between being found and being opened: it is fetched again.
+            # It was removed between being found and being opened, or came for one whose own way leads in a
+            # circle: it is fetched again.
             return await self._send(request, await self._open(address, caller))
 
     async def _open(self, address: FileAddress, caller: Caller, found: HubFile | None = None) -> HubFile:
@@ -259,7 +260,7 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 def _refusal_of(error: MxError, status: int | None = None) -> Document:
     """The answer to an error; `status`: where it is not the table's."""
-    if isinstance(error, Invalid) and error.is_loop:
+    if _is_loop(error):
         return refusal(508, "", error.message)
     if isinstance(error, Limited):
         document = refusal(429, "", error.message)
@@ -267,6 +268,10 @@ def _refusal_of(error: MxError, status: int | None = None) -> Document:
         return Document(429, {**document.headers, **error.limits, "Retry-After": str(seconds)})
     answer = Refusal(error, status)
     return refusal(answer.status, "", error.message)
+
+
+def _is_loop(error: MxError) -> bool:
+    return isinstance(error, Invalid) and error.is_loop
 
 
 def _error_body(document: Document) -> bytes:
