@@ -149,6 +149,21 @@ async def test_what_a_gated_model_shows_everybody_is_not_refused_with_the_rest(
             assert (await ask.head(path_of(GATED, "README.md"))).status == 200
 
 
+async def test_a_readme_costs_one_question_and_is_a_permission_for_itself_alone(house: House) -> None:
+    commit = house.hub._repositories[GATED].branches["main"]
+    said = {"X-Repo-Commit": commit, "ETag": f'"{"a" * 40}"'}
+    house.hub.faults.add(Fault("status", status=200, headers=said, path="README.md"))
+    for token, name in (("hf_other", GATED), (None, OPEN)):
+        house.hub.log.clear()
+        for _ in range(3):
+            assert (await Asker(house.hub_endpoint, token).head(path_of(name, "README.md"))).status == 200
+        assert len(house.hub.log.of("resolve")) == 1
+
+    for file in (LARGE, ".gitattributes"):
+        assert (await read(house, GATED, "hf_other", file)).status == 403
+    assert (await Asker(house.hub_endpoint).head(path_of(GATED, "README.md"))).status == 401
+
+
 async def test_a_token_goes_to_the_origin_alone_and_is_kept_nowhere(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -142,6 +142,7 @@ class HubFiles:
         self._room = room
         self._parts = room.parts
         self._refusals = Refusals(room.parts.clock)
+        self._shown = Lately[tuple[str, ModelRef, str], bool](room.parts.clock)  # what proves only itself
         self._wrong = Lately[str, Corrupt](room.parts.clock)  # files by the ids of their offers
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
@@ -156,7 +157,7 @@ class HubFiles:
         if self._parts.is_offline:
             return self._answer_offline(here, ref, path, rights)
         fresh = self._room.freshness.recall(ref, here.commit)
-        if fresh is not None and self._room.access.recall(rights, repository):
+        if fresh is not None and self._may_read_now(rights, repository, path):
             answer = self._recall(ref.name, fresh.commit, path, here)
             if isinstance(answer, Document):
                 return answer
@@ -190,6 +191,13 @@ class HubFiles:
         if outcome == "miss" and self._room.prefetch is not None:
             self._room.prefetch(pinned, revision, rights)
         return replace(found, offer=offer)
+
+    def _may_read_now(self, rights: Caller, repository: ModelRef, path: str) -> bool:
+        """Whether the origin said so not long ago: of the repository, or of this very file."""
+        if self._room.access.recall(rights, repository):
+            return True
+        is_shown = self._shown.find((rights.fingerprint, repository, path)) is not None
+        return is_shown and self._refusals.find(rights, repository, path) is None
 
     # -- what is known here
 
@@ -295,7 +303,10 @@ class HubFiles:
         if isinstance(answer, Located):
             room.known.note(ref.name, answer)
             # Of a gated model everybody may read the description: that proves nothing about the rest.
-            if not is_ancillary(path):
+            if is_ancillary(path):
+                key = (rights.fingerprint, repository, path)
+                self._shown.note(key, True, room.access.granted_seconds)
+            else:
                 room.access.note(rights, repository, is_allowed=True)
         elif is_denial(answer):
             self._learn_denial(repository, path, rights, answer)
