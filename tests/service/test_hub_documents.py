@@ -15,10 +15,11 @@ from tests.support.asking import Answer, Asker
 from tests.support.house import House, open_house
 
 from modelexpress.cache import asking, hub_documents
-from modelexpress.testing.hub import Fault, LocalHub
-from modelexpress.testing.hub.models import tiny_files
+from modelexpress.testing.hub import Fault, LocalHub, Repository
+from modelexpress.testing.hub.models import tiny_files, tiny_model
 
-NAME = "demo/tiny"
+NAME, PRIVATE, GATED = "demo/tiny", "demo/private", "demo/gated"
+DOCUMENTS = ("", "/tree/main", "/revision/main", "/refs", "/commits/main")
 FILES = tiny_files()
 MIB = 1024 * 1024
 
@@ -27,6 +28,10 @@ MIB = 1024 * 1024
 async def house(hub: LocalHub, tmp_path: Path) -> AsyncIterator[House]:
     async with open_house(hub, tmp_path, origin__revalidate=60) as house:
         yield house
+
+
+def file_of(name: str) -> str:
+    return f"/{name}/resolve/main/config.json"
 
 
 async def look_up(house: House, *paths: str) -> Answer:
@@ -122,3 +127,94 @@ class TestManyQuestions:
 
         assert (await mine).status == (await others).status == 200
         assert sorted(len(request.via or "") > 8_000 for request in house.hub.log.requests) == [False, True]
+
+
+class TestOutage:
+    """What was said before is said again only to whom a file would be given."""
+
+    @pytest.fixture
+    async def hub(self) -> AsyncIterator[LocalHub]:
+        private, gated = Repository(PRIVATE, is_private=True), Repository(GATED, is_gated=True)
+        for repository in (private, gated):
+            repository.commit(FILES)
+        async with LocalHub([private, gated, tiny_model(NAME)]) as hub:
+            hub.grant("hf_member", PRIVATE, GATED)
+            yield hub
+
+    async def read_all(self, house: House, token: str | None, name: str) -> list[Answer]:
+        ask = Asker(house.hub_endpoint, token)
+        return [await ask.get(f"/api/models/{name}{path}") for path in DOCUMENTS]
+
+    def begin(self, hub: LocalHub) -> None:
+        hub.faults.add(Fault("status", times=None, status=500))
+
+    @pytest.mark.parametrize("name", [PRIVATE, GATED])
+    @pytest.mark.parametrize("seconds", [0, 60])
+    async def test_it_counts_as_long_as_the_settings_say(
+        self, hub: LocalHub, tmp_path: Path, name: str, seconds: int
+    ) -> None:
+        settings = {"access__granted_ttl": 0, "access__outage_ttl": seconds}
+        async with open_house(hub, tmp_path, **settings) as house:
+            member = Asker(house.hub_endpoint, "hf_member")
+            assert {answer.status for answer in await self.read_all(house, "hf_member", name)} == {200}
+            assert (await member.get(file_of(name))).status == 200
+            await house.settle()
+            self.begin(hub)
+
+            answers = await self.read_all(house, "hf_member", name)
+            file = await member.get(file_of(name))
+        assert {answer.status for answer in answers} == {file.status} == {200 if seconds else 502}
+
+    @pytest.mark.parametrize("refused_by", ["file", "document"])
+    async def test_who_was_refused_since_is_told_nothing(
+        self, hub: LocalHub, tmp_path: Path, refused_by: str
+    ) -> None:
+        settings = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+        async with open_house(hub, tmp_path, **settings) as house:
+            member = Asker(house.hub_endpoint, "hf_member")
+            assert (await member.get(file_of(PRIVATE))).status == 200
+            assert {answer.status for answer in await self.read_all(house, "hf_member", PRIVATE)} == {200}
+            await house.settle()
+            hub.revoke("hf_member")
+            if refused_by == "document":
+                hub.grant("hf_member")  # the token lives, and may not see the repository
+            path = file_of(PRIVATE) if refused_by == "file" else f"/api/models/{PRIVATE}/tree/main?limit=5"
+            assert (await member.get(path)).status == (401 if refused_by == "file" else 404)
+            self.begin(hub)
+
+            for _ in range(2):
+                answers = await self.read_all(house, "hf_member", PRIVATE)
+                assert {answer.status for answer in answers} == {502}
+
+    async def test_who_is_refused_hears_nothing_that_is_kept_and_a_description_once(
+        self, hub: LocalHub, tmp_path: Path
+    ) -> None:
+        async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+            assert {answer.status for answer in await self.read_all(house, "hf_member", PRIVATE)} == {200}
+            hub.revoke("hf_member")
+            assert (await Asker(house.hub_endpoint, "hf_member").get(file_of(PRIVATE))).status == 401
+            assert {answer.status for answer in await self.read_all(house, "hf_member", PRIVATE)} == {401}
+
+            # Of a gated model everybody may see it, and goes on to see it.
+            stranger = Asker(house.hub_endpoint)
+            assert (await stranger.get(file_of(GATED))).status == 401
+            hub.log.clear()
+            for _ in range(3):
+                assert (await stranger.get(f"/api/models/{GATED}")).status == 200
+            assert len(hub.log.requests) == 1
+
+    async def test_what_was_said_of_a_public_model_is_everybodys(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path) as house:
+            before = await self.read_all(house, None, NAME)
+            self.begin(hub)
+
+            answers = await self.read_all(house, None, NAME)
+        assert [answer.body for answer in answers] == [answer.body for answer in before]
+        assert {answer.headers.get("mx-stale") for answer in answers} == {"true"}
+
+    async def test_what_is_about_no_repository_is_nobodys(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path) as house:
+            member = Asker(house.hub_endpoint, "hf_member")
+            assert (await member.get("/api/whoami-v2")).status == 200
+            self.begin(hub)
+            assert (await member.get("/api/whoami-v2")).status == 502

@@ -15,7 +15,7 @@ from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Forbidden, Limited, MxError
-from modelexpress.domain.hub import Document, DocumentRequest, Located, refusal
+from modelexpress.domain.hub import ERROR_CODE, Document, DocumentRequest, Located, refusal
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.refs import ModelRef, ProviderKind, is_commit
 from modelexpress.store.records import SnapshotRecord
@@ -25,6 +25,7 @@ _MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for fi
 _MOST_ASKED_BYTES = 32 * 1024 * 1024
 _AGAIN_SECONDS = 5.0
 _ORIGINS_OWN = frozenset({"pages", "other"})
+_NOT_HIS = frozenset({"RepoNotFound", "GatedRepo"})
 _HUB = ProviderKind.HUGGING_FACE
 
 _log = logging.getLogger(__name__)
@@ -75,15 +76,13 @@ class HubDocuments:
         if ref is None and access.is_service(caller):
             raise Forbidden("the service token is this server's own: the origin does not know whose it is")
         rights = caller if ref is None else access.identify(caller, ref)
-        key = document_key(rights.fingerprint, question.request)
-        kept = self._kept.find(key)
         if self._parts.is_offline:
             return await self._answer_offline(question, rights)
+        key = self._key(question, rights)
+        kept = self._kept.find(key)
         if kept is not None and kept.until > self._parts.clock.monotonic():
             return Answered(kept.document)
-        alone = (
-            Answered(kept.document, is_stale=True) if kept is not None else await self._make(question, rights)
-        )
+        alone = await self._answer_alone(question, rights, None if kept is None else kept.document)
         freshness = self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         try:
@@ -94,9 +93,11 @@ class HubDocuments:
             _log.debug("%s: answered from here, %s", ref, error)
             return alone
         document = _without_xet(said)
-        self._keep(key, document, self._lasting(question, document))
-        if ref is not None and not document.is_refusal:
-            self._learn(question, ref, document)
+        if ref is not None and document.is_refusal:
+            self._note_refusal(ref, rights, document)
+        elif ref is not None:
+            self._learn(question, ref, rights, document)
+        self._keep(self._key(question, rights), document, self._lasting(question, document))
         return Answered(document)
 
     async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Document:
@@ -119,6 +120,19 @@ class HubDocuments:
 
     # -- kept
 
+    def _key(self, question: Question, rights: Caller) -> bytes:
+        """Under which a document is kept: while these rights are refused, apart from what was said before."""
+        key, ref = document_key(rights.fingerprint, question.request), question.ref
+        if ref is None or self._room.access.recall(rights, _repository(ref)) is not False:
+            return key
+        self._kept.drop(key)
+        return document_key(f"{rights.fingerprint} refused", question.request)
+
+    def _note_refusal(self, ref: ModelRef, rights: Caller, document: Document) -> None:
+        is_unknown = document.status == 401 and rights.hub_token is not None
+        if is_unknown or document.headers.get(ERROR_CODE) in _NOT_HIS:
+            self._room.access.note(rights, _repository(ref), is_allowed=False)
+
     def _lasting(self, question: Question, document: Document) -> float:
         if question.kind == "other" or question.ref is None:
             return 0.0
@@ -133,9 +147,11 @@ class HubDocuments:
         else:
             self._kept.note(key, document, self._parts.clock.monotonic() + seconds)
 
-    def _learn(self, question: Question, ref: ModelRef, document: Document) -> None:
+    def _learn(self, question: Question, ref: ModelRef, rights: Caller, document: Document) -> None:
         """What is said of a commit need not be asked again file by file."""
         said = _parse(document)
+        if question.kind == "description" and _is_open(said):
+            self._room.access.note(rights, _repository(ref), is_allowed=True)
         if question.kind == "description" and isinstance(said, dict) and not ref.is_pinned:
             commit = said.get("sha")
             if isinstance(commit, str) and is_commit(commit):
@@ -154,7 +170,7 @@ class HubDocuments:
     # -- made from what is here
 
     async def _answer_offline(self, question: Question, rights: Caller) -> Answered:
-        made = await self._make(question, rights)
+        made = await self._answer_alone(question, rights, None)
         if made is not None:
             return replace(made, is_stale=False)
         ref = question.ref
@@ -163,22 +179,39 @@ class HubDocuments:
         code = "RevisionNotFound" if ref.revision else "RepoNotFound"
         return Answered(refusal(404, code, f"{ref} is not in this cache, and the server is offline"))
 
-    async def _make(self, question: Question, rights: Caller) -> Answered | None:
-        """The answer as our records have it; None: they cannot answer it, or not to this caller."""
+    async def _answer_alone(
+        self, question: Question, rights: Caller, before: Document | None
+    ) -> Answered | None:
+        """What the origin said before, or the answer as our records have it.
+
+        None: there is none, or nobody can be asked whether this caller may have it.
+        """
         ref = question.ref
-        if ref is None or question.kind in _ORIGINS_OWN:
+        if ref is None:
+            is_everybodys = before is not None and rights.is_stranger
+            return Answered(before, is_stale=True) if before is not None and is_everybodys else None
+        if before is None and question.kind in _ORIGINS_OWN:
             return None
         what = f"reading the record of {ref.name}"
         record, refs = await self._parts.pool.run(what, self._find_record, ref)
-        if record is None or not self._room.may_read_alone(record, ref, rights):
+        if not self._room.may_read_alone(record, ref, rights):
             return None
-        document = _make(question, record, refs)
-        return None if document is None else Answered(document, is_stale=True)
+        made = before or (None if record is None else _make(question, record, refs))
+        return None if made is None else Answered(made, is_stale=True)
 
     def _find_record(self, ref: ModelRef) -> tuple[SnapshotRecord | None, dict[str, str]]:
         commit = self._room.find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
         return record, read_refs(self._parts.layout.repository(ref))
+
+
+def _repository(ref: ModelRef) -> ModelRef:
+    return ModelRef(ref.provider, ref.name)
+
+
+def _is_open(said: Any) -> bool:
+    """Whether a description says that everybody may read the files."""
+    return isinstance(said, dict) and said.get("private") is False and said.get("gated") is False
 
 
 def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:
