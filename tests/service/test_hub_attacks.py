@@ -7,13 +7,14 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from tests.support.asking import Asker
+from tests.support.hostile_origin import HostileOrigin
 from tests.support.house import House, Origin, open_house
 from tests.support.proxy import closed_port
 
@@ -247,34 +248,6 @@ async def test_what_was_packed_small_is_not_unpacked(house: House, ask: Asker) -
 
 
 # -- where the origin is the enemy
-
-
-Answerer = Callable[[web.Request], web.StreamResponse]
-
-
-class HostileOrigin:
-    """A server that answers everything with what it is told."""
-
-    def __init__(self, answer: Answerer) -> None:
-        self._answer = answer
-        self.asked: list[web.Request] = []
-
-    async def __aenter__(self) -> HostileOrigin:
-        application = web.Application()
-        application.router.add_route("*", "/{tail:.*}", self._reply)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.endpoint = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
-
-    async def _reply(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        return self._answer(request)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Hashable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from tests.support.asking import Answer, Asker
-from tests.support.house import House, open_house
+from tests.support.hostile_origin import HostileOrigin
+from tests.support.house import House, Origin, open_house
 
-from modelexpress.cache import asking, hub_documents
+from modelexpress.cache import asking, hub_documents, hub_known
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -127,6 +130,43 @@ class TestManyQuestions:
 
         assert (await mine).status == (await others).status == 200
         assert sorted(len(request.via or "") > 8_000 for request in house.hub.log.requests) == [False, True]
+
+
+class TestLongDocuments:
+    async def test_they_do_not_stop_everything_else(self, hub: LocalHub, tmp_path: Path) -> None:
+        row = {"type": "file", "oid": "b" * 40, "size": 5, "xetHash": "c" * 64}
+        body = json.dumps([{**row, "path": f"d/{number:07}"} for number in range(200_000)]).encode()
+        async with (
+            HostileOrigin(lambda _: web.Response(body=body)) as origin,
+            open_house(hub, tmp_path, origin=Origin(origin.endpoint), origin__revalidate=60) as house,
+        ):
+            pause, beating = 0.0, asyncio.Event()
+
+            async def beat() -> None:
+                nonlocal pause
+                while not beating.is_set():
+                    began = time.monotonic()
+                    await asyncio.sleep(0.001)
+                    pause = max(pause, time.monotonic() - began)
+
+            heart = asyncio.create_task(beat())
+            answer = await Asker(house.hub_endpoint).get(f"/api/models/{NAME}/tree/{'a' * 40}")
+            beating.set()
+            await heart
+        assert len(answer.body) > 15 * MIB and b"xetHash" not in answer.body
+        assert pause < 0.5
+
+    async def test_many_names_in_questions_send_away_nothing_that_is_kept(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hub_known, "_MOST_DOCUMENTS", 3)
+        ask, path = Asker(house.hub_endpoint), f"/api/models/{NAME}/tree/main"
+        await ask.get(path + "?recursive=true&expand=false")
+        for number in range(5):
+            assert (await ask.get(f"{path}?x={number}")).status == 200
+        house.hub.log.clear()
+        assert (await ask.get(path + "?recursive=true&expand=false")).status == 200
+        assert house.hub.log.requests == []
 
 
 class TestOutage:

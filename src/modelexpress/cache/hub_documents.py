@@ -4,28 +4,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from urllib.parse import parse_qsl
 
 from modelexpress.cache.access import is_outage
 from modelexpress.cache.hub_files import HubRoom
 from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
+from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Forbidden, Limited, MxError
-from modelexpress.domain.hub import ERROR_CODE, Document, DocumentRequest, Located, refusal
-from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
-from modelexpress.domain.refs import ModelRef, ProviderKind, is_commit
+from modelexpress.domain.hub import ERROR_CODE, Document, DocumentRequest, refusal
+from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
 
 _MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for files
 _MOST_ASKED_BYTES = 32 * 1024 * 1024
 _AGAIN_SECONDS = 5.0
+_SHORT_BYTES = 64 * 1024  # read at once; what is longer in a thread, beside everything else
 _ORIGINS_OWN = frozenset({"pages", "other"})
 _NOT_HIS = frozenset({"RepoNotFound", "GatedRepo"})
+_NAMES = frozenset(
+    (
+        "blobs", "cardData", "config", "cursor", "expand", "expand[]", "full", "include_prs", "limit", "p",
+        "recursive", "securityStatus",
+    )
+)  # fmt: skip
 _HUB = ProviderKind.HUGGING_FACE
 
 _log = logging.getLogger(__name__)
@@ -92,26 +98,27 @@ class HubDocuments:
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
             return alone
-        document = _without_xet(said)
-        if ref is not None and document.is_refusal:
-            self._note_refusal(ref, rights, document)
-        elif ref is not None:
-            self._learn(question, ref, rights, document)
-        self._keep(self._key(question, rights), document, self._lasting(question, document))
-        return Answered(document)
+        self._take(question, rights, said)
+        return Answered(said.document)
 
-    async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Document:
+    async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Reading:
         about, request = question.ref or ModelRef(_HUB, "models"), question.request
         provider, what = self._room.provider(about), question.ref or request.path
 
-        async def ask() -> Document:
+        async def ask() -> Reading:
             size = len(request.body or b"")
             if self._asked_bytes + size > _MOST_ASKED_BYTES:
                 raise Limited("too many long questions are being asked; try again", _AGAIN_SECONDS)
             self._asked_bytes += size
             try:
                 async with self._turns:
-                    return await provider.ask(request, rights)
+                    said = await provider.ask(request, rights)
+                    if len(said.body) <= _SHORT_BYTES:
+                        return read_document(said, question.kind, question.ref)
+                    return await self._parts.pool.run(
+                        f"reading what is said of {shown(str(what))}",
+                        read_document, said, question.kind, question.ref,
+                    )  # fmt: skip
             finally:
                 self._asked_bytes -= size
 
@@ -147,25 +154,23 @@ class HubDocuments:
         else:
             self._kept.note(key, document, self._parts.clock.monotonic() + seconds)
 
-    def _learn(self, question: Question, ref: ModelRef, rights: Caller, document: Document) -> None:
+    def _take(self, question: Question, rights: Caller, said: Reading) -> None:
+        ref, document = question.ref, said.document
+        if ref is not None and document.is_refusal:
+            self._note_refusal(ref, rights, document)
+        elif ref is not None:
+            self._learn(ref, rights, said)
+        if _is_known(question.request.query):
+            self._keep(self._key(question, rights), document, self._lasting(question, document))
+
+    def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
         """What is said of a commit need not be asked again file by file."""
-        said = _parse(document)
-        if question.kind == "description" and _is_open(said):
+        if said.is_open:
             self._room.access.note(rights, _repository(ref), is_allowed=True)
-        if question.kind == "description" and isinstance(said, dict) and not ref.is_pinned:
-            commit = said.get("sha")
-            if isinstance(commit, str) and is_commit(commit):
-                self._room.freshness.note(ref, commit)
-        if (
-            question.kind in ("tree", "paths", "pages")
-            and ref.is_pinned
-            and ref.revision
-            and isinstance(said, list)
-        ):
-            for row in said:
-                located = _locate(ref.revision, row)
-                if located is not None:
-                    self._room.known.note(ref.name, located)
+        if said.commit is not None:
+            self._room.freshness.note(ref, said.commit)
+        for located in said.files:
+            self._room.known.note(ref.name, located)
 
     # -- made from what is here
 
@@ -209,9 +214,9 @@ def _repository(ref: ModelRef) -> ModelRef:
     return ModelRef(ref.provider, ref.name)
 
 
-def _is_open(said: Any) -> bool:
-    """Whether a description says that everybody may read the files."""
-    return isinstance(said, dict) and said.get("private") is False and said.get("gated") is False
+def _is_known(query: str) -> bool:
+    """Whether all names in it are some that clients use: others ask the same again and again."""
+    return {name for name, _ in parse_qsl(query, keep_blank_values=True)} <= _NAMES
 
 
 def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:
@@ -229,38 +234,3 @@ def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> D
         absent = f"{question.folder} does not exist in this revision"
         return made or refusal(404, "EntryNotFound", absent, manifest.commit)
     return None
-
-
-def _without_xet(document: Document) -> Document:
-    """The same without Xet ids: whoever sees them gets the bytes elsewhere."""
-    if b'"xetHash"' not in document.body:
-        return document
-    said = _parse(document)
-    rows = said if isinstance(said, list) else []
-    for row in rows:
-        if isinstance(row, dict):
-            row.pop("xetHash", None)
-    body = json.dumps(said, separators=(",", ":")).encode()  # ASCII: half a surrogate pair has no UTF-8
-    return replace(document, body=body) if rows else document
-
-
-def _parse(document: Document) -> Any:
-    try:
-        return json.loads(document.body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _locate(commit: str, row: Any) -> Located | None:
-    """The file in a row of a tree; None for a folder, and for what cannot be used."""
-    try:
-        if row["type"] != "file":
-            return None
-        lfs = row.get("lfs")
-        digest = Digest(DigestKind.SHA256, lfs["oid"]) if lfs else Digest(DigestKind.GIT_BLOB, row["oid"])
-        size = row["size"]
-        if not isinstance(size, int) or isinstance(size, bool):
-            return None
-        return Located(commit, FileEntry(row["path"], size, digest, str(row["oid"])), digest.value)
-    except (MxError, KeyError, TypeError, AttributeError):
-        return None

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a document of a Hub's API says that is worth knowing, and the document without Xet. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modelexpress.domain.errors import MxError
+from modelexpress.domain.hub import Document, Located
+from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
+from modelexpress.domain.refs import ModelRef, is_commit
+
+# The JSON parser lets no other thread run until it is done: 10 ms for a mebibyte. A page of a tree has a
+# thousand rows, a quarter of that.
+_MOST_PARSED_BYTES = 1024 * 1024
+_PIECE_BYTES = 256 * 1024
+
+# A quote after a backslash begins no name. What stands before or after goes with it: one comma.
+_XET = re.compile(
+    rb'(?:,\s*"xetHash"\s*:\s*(?:"[^"\\}]*"|null))|(?<!\\)"xetHash"\s*:\s*(?:"[^"\\}]*"|null)\s*,?'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A document as it is handed on, and what it says.
+
+    `commit`: what the moving revision is that it describes; `files`: of a commit; `is_open`: whether it says
+    that everybody may read them.
+    """
+
+    document: Document
+    commit: str | None = None
+    files: tuple[Located, ...] = ()
+    is_open: bool = False
+
+
+def read_document(document: Document, kind: str, ref: ModelRef | None) -> Reading:
+    """The answer to a question of `kind` about `ref`. Of a very long one nothing is learned."""
+    document = _without_xet(document)
+    is_tree = kind in ("tree", "paths", "pages") and ref is not None and ref.is_pinned
+    is_long = len(document.body) > _MOST_PARSED_BYTES
+    if ref is None or document.is_refusal or is_long or not (is_tree or kind == "description"):
+        return Reading(document)
+    said = _parse(document.body)
+    if kind == "description" and isinstance(said, dict):
+        commit = said.get("sha")
+        is_open = said.get("private") is False and said.get("gated") is False
+        is_news = isinstance(commit, str) and is_commit(commit) and not ref.is_pinned
+        return Reading(document, commit if is_news else None, is_open=is_open)
+    if is_tree and ref.revision is not None and isinstance(said, list):
+        found = (_locate(ref.revision, row) for row in said)
+        return Reading(document, files=tuple(located for located in found if located is not None))
+    return Reading(document)
+
+
+def _without_xet(document: Document) -> Document:
+    """The same without Xet ids: whoever sees them gets the bytes elsewhere."""
+    body = document.body
+    if b'"xetHash"' not in body:
+        return document
+    pieces, start = [], 0
+    while start < len(body):  # in pieces, since other threads can run only between them
+        end = body.find(b"}", start + _PIECE_BYTES) + 1 or len(body)
+        pieces.append(_XET.sub(b"", body[start:end]))
+        start = end
+    return replace(document, body=b"".join(pieces))
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _locate(commit: str, row: Any) -> Located | None:
+    """The file in a row of a tree; None for a folder, and for what cannot be used."""
+    try:
+        if row["type"] != "file":
+            return None
+        lfs = row.get("lfs")
+        digest = Digest(DigestKind.SHA256, lfs["oid"]) if lfs else Digest(DigestKind.GIT_BLOB, row["oid"])
+        size = row["size"]
+        if not isinstance(size, int) or isinstance(size, bool):
+            return None
+        return Located(commit, FileEntry(row["path"], size, digest, str(row["oid"])), digest.value)
+    except (MxError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What documents of a Hub teach, and how they are without Xet."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from modelexpress.cache import hub_reading
+from modelexpress.cache.hub_reading import read_document
+from modelexpress.domain.hub import Document
+from modelexpress.domain.refs import ModelRef
+
+COMMIT = "1" * 40
+MAIN, PINNED = ModelRef.parse("a/b@main"), ModelRef.parse(f"a/b@{COMMIT}")
+ROWS = [
+    {"type": "file", "oid": "2" * 40, "size": 5, "path": f"x{number}", "xetHash": "c" * 64}
+    for number in range(50)
+]
+
+
+def said(what: object) -> Document:
+    return Document(200, {}, json.dumps(what).encode())
+
+
+@pytest.mark.parametrize("piece", [1, 100, 1_000_000])
+def test_xet_ids_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(hub_reading, "_PIECE_BYTES", piece)
+    kept = {"a": 'says "xetHash": "x", \\', "b": {"c": [1, "xetHash"]}}
+    first, last = {"xetHash": "c", **kept}, {**kept, "d": {"xetHash": None}, "xetHash": "{c"}
+    found = read_document(said([first, last, {"xetHash": "x"}]), "tree", None).document
+
+    assert json.loads(found.body) == [kept, {**kept, "d": {}}, {}]
+
+
+def test_files_are_learned_of_a_commit_alone_and_not_of_what_is_very_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = read_document(said(ROWS), "tree", PINNED)
+    assert [located.entry.path for located in reading.files] == [row["path"] for row in ROWS]
+    assert b"xetHash" not in reading.document.body
+    assert read_document(said(ROWS), "tree", MAIN).files == ()
+    monkeypatch.setattr(hub_reading, "_MOST_PARSED_BYTES", 100)
+    assert read_document(said(ROWS), "tree", PINNED).files == ()
+
+
+def test_a_description_tells_the_commit_and_whether_it_is_everybodys() -> None:
+    open_one = {"sha": COMMIT, "private": False, "gated": False}
+    reading = read_document(said(open_one), "description", MAIN)
+    assert (reading.commit, reading.is_open) == (COMMIT, True)
+    assert read_document(said(open_one), "description", PINNED).commit is None
+    for other in ({"private": True}, {"gated": "auto"}, {"gated": None}):
+        assert not read_document(said({**open_one, **other}), "description", MAIN).is_open
+    for nothing in ([], "x", {"sha": "main"}, {"sha": 5}):
+        assert read_document(said(nothing), "description", MAIN).commit is None
+    assert read_document(Document(200, {}, b"[" * 10_000), "tree", PINNED).files == ()
