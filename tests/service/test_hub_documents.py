@@ -55,6 +55,27 @@ class TestMemory:
             tracemalloc.stop()
         assert kept < 5 * MIB
 
+    @pytest.mark.parametrize("token", [None, "hf_unknown"], ids=["absent", "refused"])
+    async def test_long_paths_are_not_kept(self, house: House, token: str | None) -> None:
+        ask, rest = Asker(house.hub_endpoint, token), "/".join(["x" * 240] * 16)
+        path = f"/{NAME}/resolve/main/%F0%9F%98%80"
+        await ask.head(file_of(NAME))  # now it is known that everybody may read it
+        assert (await ask.head(path)).status == (401 if token else 404)
+        tracemalloc.start()
+        try:
+            for number in range(60):  # one such letter makes four bytes of each
+                assert (await ask.head(f"{path}{number:04}/{rest}")).status == (401 if token else 404)
+            house.hub.log.clear()
+            assert (await ask.head(f"{path}{0:04}/{rest}")).status == (401 if token else 404)
+            assert house.hub.log.requests == [], "it is known"
+            gc.collect()
+            # The last addresses are remembered where they are taken apart, of a fixed number.
+            theirs = [tracemalloc.Filter(False, f"*/{of}") for of in ("yarl/*", "aiohttp/*", "endpoints.py")]
+            traces = tracemalloc.take_snapshot().filter_traces(theirs).statistics("filename")
+        finally:
+            tracemalloc.stop()
+        assert sum(trace.size for trace in traces) < 400_000
+
     async def test_a_long_question_that_was_asked_is_not_asked_again(self, house: House) -> None:
         long = [f"{number:06}" for number in range(9_000)]
         first = await look_up(house, "config.json", *long)

@@ -13,7 +13,7 @@ from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import FlightKey, Flights, PullState
 from modelexpress.cache.freshness import Freshness
-from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence
+from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence, asked_key
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.domain.caller import STRANGER, Caller
@@ -142,7 +142,7 @@ class HubFiles:
         self._room = room
         self._parts = room.parts
         self._refusals = Refusals(room.parts.clock)
-        self._shown = Lately[tuple[str, ModelRef, str], bool](room.parts.clock)  # what proves only itself
+        self._shown = Lately[bytes, bool](room.parts.clock)  # what proves only itself
         self._wrong = Lately[str, Corrupt](room.parts.clock)  # files by the ids of their offers
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
@@ -196,7 +196,7 @@ class HubFiles:
         """Whether the origin said so not long ago: of the repository, or of this very file."""
         if self._room.access.recall(rights, repository):
             return True
-        is_shown = self._shown.find((rights.fingerprint, repository, path)) is not None
+        is_shown = self._shown.find(asked_key(rights, repository, path)) is not None
         return is_shown and self._refusals.find(rights, repository, path) is None
 
     # -- what is known here
@@ -304,7 +304,7 @@ class HubFiles:
             room.known.note(ref.name, answer)
             # Of a gated model everybody may read the description: that proves nothing about the rest.
             if is_ancillary(path):
-                key = (rights.fingerprint, repository, path)
+                key = asked_key(rights, repository, path)
                 self._shown.note(key, True, room.access.granted_seconds)
             else:
                 room.access.note(rights, repository, is_allowed=True)

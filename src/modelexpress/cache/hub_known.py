@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import is_ancillary
 
 _MOST = 100_000
+_MOST_PATH_BYTES = 16 * 1024 * 1024  # of the paths of files that there are; of others none is kept
 _MOST_LATELY = 10_000
 _MOST_DOCUMENTS = 10_000
 _MOST_DOCUMENT_BYTES = 64 * 1024 * 1024
@@ -37,6 +39,11 @@ class FileKey:
     name: str
     commit: str
     path: str
+
+    @property
+    def digest(self) -> bytes:
+        """The same in a few bytes: a path has up to 16 KiB, and anybody can ask for a hundred thousand."""
+        return _digest(self.name, self.commit, self.path)
 
 
 class Lately(Generic[K, V]):
@@ -96,7 +103,7 @@ class Refusals:
     """What the origin refused to whom, for a while: one no is enough for all that it is about."""
 
     def __init__(self, clock: Clock) -> None:
-        self._said = Lately[tuple[str, ModelRef, str], Document](clock)
+        self._said = Lately[bytes, Document](clock)
 
     def note(self, rights: Caller, repository: ModelRef, path: str, answer: Document, seconds: float) -> None:
         """With these rights `path` was asked for, and refused."""
@@ -104,13 +111,13 @@ class Refusals:
             path = _EVERYTHING
         elif not is_ancillary(path):
             path = _WEIGHTS
-        self._said.note((rights.fingerprint, repository, path), answer, seconds)
+        self._said.note(asked_key(rights, repository, path), answer, seconds)
 
     def find(self, rights: Caller, repository: ModelRef, path: str) -> Document | None:
         """What `path` would be refused with."""
         # Of a gated model everybody may read the description, which can be refused by itself alone.
         keys = (_EVERYTHING, path if is_ancillary(path) else _WEIGHTS)
-        found = (self._said.find((rights.fingerprint, repository, key)) for key in keys)
+        found = (self._said.find(asked_key(rights, repository, key)) for key in keys)
         return next((answer for answer in found if answer is not None), None)
 
 
@@ -118,7 +125,8 @@ class KnownFiles:
     """The files that were asked about last. A path can be known not to be there."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[FileKey, Located | None] = OrderedDict()
+        self._files: OrderedDict[bytes, Located | None] = OrderedDict()
+        self._path_bytes = 0
 
     def note(self, name: str, located: Located) -> None:
         """There is such a file."""
@@ -130,19 +138,33 @@ class KnownFiles:
 
     def find(self, key: FileKey) -> Located | None:
         """The file; None: there is none, or nobody knows."""
-        if key in self._files:
-            self._files.move_to_end(key)
-        return self._files.get(key)
+        digest = key.digest
+        if digest in self._files:
+            self._files.move_to_end(digest)
+        return self._files.get(digest)
 
     def is_absent(self, key: FileKey) -> bool:
         """Whether it is known that there is no such file."""
-        return key in self._files and self._files[key] is None
+        digest = key.digest
+        return digest in self._files and self._files[digest] is None
 
     def _put(self, key: FileKey, located: Located | None) -> None:
-        self._files[key] = located
-        self._files.move_to_end(key)
-        if len(self._files) > _MOST:
-            self._files.popitem(last=False)
+        digest = key.digest
+        self._path_bytes -= _path_bytes(self._files.pop(digest, None))
+        self._files[digest] = located
+        self._path_bytes += _path_bytes(located)
+        while len(self._files) > _MOST or self._path_bytes > _MOST_PATH_BYTES:
+            _, oldest = self._files.popitem(last=False)
+            self._path_bytes -= _path_bytes(oldest)
+
+
+def asked_key(rights: Caller, repository: ModelRef, path: str) -> bytes:
+    """Who asked for which file, in a few bytes."""
+    return _digest(rights.fingerprint, repository.provider.value, repository.name, path)
+
+
+def _path_bytes(located: Located | None) -> int:
+    return 0 if located is None else sys.getsizeof(located.entry.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,24 @@ def test_files_are_known_absent_or_unheard_of(monkeypatch: pytest.MonkeyPatch) -
     assert known.find(keys[0]) is not None and not known.is_absent(keys[1])
 
 
+def test_long_paths_are_known_within_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_known, "_MOST_PATH_BYTES", 50_000)
+    known, paths = (
+        KnownFiles(),
+        [f"{number}\N{GRINNING FACE}" + "/".join(["x" * 240] * 16) for number in range(5)],
+    )
+    for path in (*paths, paths[-1]):
+        known.note("a/b", located(path))
+    assert [known.find(FileKey("a/b", COMMIT, path)) is not None for path in paths] == [False] * 2 + [
+        True
+    ] * 3
+
+    for path in paths:
+        known.note_absent(FileKey("a/b", COMMIT, path))
+    assert all(known.is_absent(FileKey("a/b", COMMIT, path)) for path in paths) and known._path_bytes == 0
+    assert not known.is_absent(FileKey("a/b", "2" * 40, paths[0]))
+
+
 def test_documents_are_kept_within_their_bytes_headers_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_known, "_MOST_DOCUMENT_BYTES", 10_000)
     monkeypatch.setattr(hub_known, "_LARGEST_DOCUMENT_BYTES", 6_000)
