@@ -14,6 +14,7 @@ from modelexpress.domain.errors import MxError, NotFound
 from modelexpress.domain.refs import ModelRef
 
 _OUTAGE_PAUSE_SECONDS = 10.0
+_MOST_ANSWERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,10 @@ class Freshness:
 
     def note(self, ref: ModelRef, commit: str | None) -> None:
         """The origin has just said what `ref` means; None: it was asked and did not answer."""
+        self._answers.pop(ref, None)
         self._answers[ref] = _Answer(commit, self._clock.monotonic())
+        if len(self._answers) > _MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]  # the one that is oldest
 
     @property
     def stale_after_seconds(self) -> float:

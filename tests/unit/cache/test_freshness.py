@@ -7,6 +7,7 @@ import asyncio
 
 import pytest
 
+from modelexpress.cache import freshness
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.errors import Forbidden, Limited, MxError, NotFound, Unreachable
@@ -179,3 +180,16 @@ async def test_a_forgotten_model_is_asked_for_again() -> None:
     await desk.resolve()
 
     assert desk.asked == 2
+
+
+async def test_the_oldest_answers_go_where_anybody_can_ask_for_any_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(freshness, "_MOST_ANSWERS", 3, raising=False)
+    desk = Desk(FreshnessRules(revalidate_seconds=60))
+    refs = [ModelRef.parse(f"org/name@b{number}") for number in range(4)]
+    for ref in (*refs[:3], refs[0], refs[3]):  # said again is new again
+        desk.freshness.note(ref, NEW)
+
+    assert [desk.freshness.recall(ref, None) is not None for ref in refs] == [True, False, True, True]
+    assert len(desk.freshness._answers) == 3
