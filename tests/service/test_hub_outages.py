@@ -285,6 +285,10 @@ class TestOffline:
             ("/api/models/demo/nothing", 404, "RepoNotFound"),
             (path_of("demo/large", SMALL), 504, None),
             (path_of(GATED), 403, "GatedRepo"),
+            *((f"/api/models/{GATED}{path}", 403, "GatedRepo") for path in ("", "/tree/main", "/refs")),
+            (f"/api/models/{GATED}/revision/main", 403, "GatedRepo"),
+            (f"/api/models/{GATED}/revision/other", 404, "RevisionNotFound"),
+            ("/api/models/demo/large/revision/main", 504, None),
             ("/api/whoami-v2", 504, None),
         ],
     )

@@ -181,8 +181,19 @@ class HubDocuments:
         ref = question.ref
         if ref is None or question.kind in _ORIGINS_OWN:
             return Answered(refusal(504, "", "only the origin knows that, and this server is offline"))
-        code = "RevisionNotFound" if ref.revision else "RepoNotFound"
-        return Answered(refusal(404, code, f"{ref} is not in this cache, and the server is offline"))
+        return Answered(await self._parts.pool.run(f"looking for {ref}", self._refuse_offline, ref, rights))
+
+    def _refuse_offline(self, ref: ModelRef, rights: Caller) -> Document:
+        """Why it cannot be had, as a file of the same revision would be refused."""
+        commit = self._room.find_commit(ref)
+        if commit is None:
+            code = "RevisionNotFound" if ref.revision else "RepoNotFound"
+            return refusal(404, code, f"{ref} is not in this cache, and the server is offline")
+        if not self._room.may_read_alone(self._parts.records.find(ref, commit), ref, rights):
+            return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
+        return refusal(
+            504, "", f"only some files of {ref} are known to this cache, and the server is offline"
+        )
 
     async def _answer_alone(
         self, question: Question, rights: Caller, before: Document | None
