@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -250,6 +251,23 @@ async def test_a_revision_that_went_away_at_the_origin_is_gone_here_too(house: H
     house.hub.remove(NAME)
 
     assert (await ask.get(path_of(NAME))).code == "RepoNotFound", "a no of the origin is no outage"
+
+
+async def test_a_description_from_here_says_no_more_than_is_known(house: House, tmp_path: Path) -> None:
+    member, ask = Asker(house.hub_endpoint, "hf_member"), Asker(house.hub_endpoint)
+    assert (await member.get(path_of(GATED))).status == (await ask.get(path_of(NAME))).status == 200
+    await house.settle()
+    for token, name in (("hf_member", GATED), (None, NAME)):
+        async with house.client(tmp_path / name, hub_token=token) as client:
+            await client.pull(name)
+    begin(house.hub, "dead")
+
+    gated = json.loads((await member.get(f"/api/models/{GATED}/revision/main")).body)
+    open_one = json.loads((await ask.get(f"/api/models/{NAME}/revision/main")).body)
+    house.hub.faults.clear()
+
+    assert gated["siblings"] and not {"private", "gated", "disabled"} & gated.keys()
+    assert open_one["private"] is open_one["gated"] is False
 
 
 class TestOffline:

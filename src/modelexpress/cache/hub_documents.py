@@ -237,7 +237,7 @@ def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> D
     if not record.is_listed_by_origin:
         return None  # only some of its files are known
     if question.kind == "description":
-        return describe(manifest, question.has_blobs)
+        return describe(manifest, question.has_blobs, record.is_public)
     if question.kind == "paths":
         return list_paths(manifest, question.paths)
     if question.kind == "tree":

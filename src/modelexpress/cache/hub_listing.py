@@ -16,16 +16,15 @@ from modelexpress.domain.manifest import FileEntry, Manifest
 _NO_TREE = "0" * 40
 
 
-def describe(manifest: Manifest, has_blobs: bool) -> Document:
-    """The description of a repository at a commit."""
+def describe(manifest: Manifest, has_blobs: bool, is_public: bool) -> Document:
+    """The description of a repository at a commit. `is_public`: everybody is known to be let in."""
     name = manifest.ref.name
     said: dict[str, Any] = {
         "_id": manifest.commit[:24],
         "id": name.split("/", 1)[1] if is_typed(name) else name,
         "sha": manifest.commit,
-        "private": False,
-        "gated": False,
-        "disabled": False,
+        # Where the origin let in only some, nobody here knows which of the two it is.
+        **({"private": False, "gated": False, "disabled": False} if is_public else {}),
         "downloads": 0,
         "likes": 0,
         "tags": [],
