@@ -75,7 +75,7 @@ async def test_who_reads_what_is_here_notices_nothing_and_is_told(house: House, 
         assert (answer.status, answer.body) == (200, FILES[file])
         assert answer.headers["mx-stale"] == "true"
         assert (await ask.head(path_of(NAME, file))).status == 200
-    assert house.metrics.registry.get_sample_value("mx_hub_stale_answers_total") == 2
+    assert house.metrics.registry.get_sample_value("mx_hub_stale_answers_total") == 4
 
 
 @pytest.mark.parametrize("token", [None, "hf_member"])
@@ -122,10 +122,14 @@ async def test_a_whole_model_that_is_here_is_described_and_listed(
     described = await ask.get("/api/models/demo/tiny/revision/main")
     listed = await ask.get(f"/api/models/demo/tiny/tree/{commit}?recursive=true&expand=false")
     missing = await ask.head(path_of(NAME, "nothing", commit))
+    of_branch = [await ask.head(path_of(NAME, "nothing")) for _ in range(2)]
 
     assert described.status == listed.status == 200 and described.headers["mx-stale"] == "true"
     assert commit.encode() in described.body and b"extra file" in listed.body
     assert (missing.status, missing.code) == (404, "EntryNotFound")
+    assert "mx-stale" not in missing.headers, "a commit never changes"
+    for answer in of_branch:  # clients remember that, and `main` may have it by now
+        assert (answer.code, answer.headers.get("mx-stale")) == ("EntryNotFound", "true")
 
 
 async def test_who_reads_something_else_hears_a_hubs_error(house: House, outage: str) -> None:

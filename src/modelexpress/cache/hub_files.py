@@ -160,7 +160,7 @@ class HubFiles:
         if fresh is not None and self._may_read_now(rights, repository, path):
             answer = self._recall(ref.name, fresh.commit, path, here)
             if isinstance(answer, Document):
-                return answer
+                return replace(answer, is_stale=fresh.is_stale)
             if answer is not None:
                 is_missed = here.commit == answer.commit and not here.is_held
                 return HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
@@ -228,7 +228,9 @@ class HubFiles:
         if here.commit is None or not self._room.may_read_alone(here.record, ref, rights):
             return None
         known = self._recall(ref.name, here.commit, path, here)
-        return HubFile(known, is_stale=True) if isinstance(known, Located) else known
+        if isinstance(known, Document):
+            return replace(known, is_stale=not ref.is_pinned)
+        return None if known is None else HubFile(known, is_stale=True)
 
     def _answer_offline(self, here: Here, ref: ModelRef, path: str, rights: Caller) -> HubFile | Document:
         """Exactly what is here, or why it cannot be had of a server that asks no origin."""

@@ -31,11 +31,13 @@ class Document:
     """An answer of a Hub, or its refusal (a status of 400 or more): the headers that clients rely on.
 
     A `Link` is that of the following page, below the Hub's address: `</api/…>; rel="next"`.
+    `is_stale`: the origin did not answer, so this is how it was when it was last asked.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    is_stale: bool = False
 
     @property
     def is_refusal(self) -> bool:

@@ -159,7 +159,7 @@ class HubService:
         ask = self._files.open if is_plain else self._files.find
         found = await self._crossing.call(ask, address.ref, address.path, caller)
         if isinstance(found, Document):
-            return self._say(request, found)
+            return self._say(request, found, found.is_stale)
         pointer = lfs_pointer(found.located.entry) if address.is_raw else None
         if pointer is not None:
             document = Document(200, {"Content-Type": "text/plain; charset=utf-8"}, pointer)
@@ -167,6 +167,7 @@ class HubService:
         face = _face(found)
         wanted = choose_bytes(request.method, request.headers, face.etag, face.size)
         if request.method == "HEAD" or wanted.status not in (200, 206):
+            self._count_stale(found)
             return await self._sender.answer_head(request, face)
         if found.offer is None:
             found = await self._open(address, caller, found)
@@ -187,9 +188,12 @@ class HubService:
 
     async def _send(self, request: web.BaseRequest, found: HubFile) -> web.StreamResponse:
         assert found.offer is not None
+        self._count_stale(found)
+        return await self._sender.answer(request, found.offer, _face(found))
+
+    def _count_stale(self, found: HubFile) -> None:
         if found.is_stale:
             self._meter.count("mx_hub_stale_answers_total")
-        return await self._sender.answer(request, found.offer, _face(found))
 
     # -- documents
 
