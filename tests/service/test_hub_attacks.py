@@ -250,31 +250,55 @@ async def test_what_was_packed_small_is_not_unpacked(house: House, ask: Asker) -
 # -- where the origin is the enemy
 
 
+OF_SIX_BYTES = {"X-Repo-Commit": "a" * 40, "X-Linked-Etag": f'"{"0" * 64}"', "X-Linked-Size": "6"}
+
+
 @pytest.mark.parametrize(
     "target",
     [
-        "http://127.0.0.1:{port}/elsewhere", "http://localhost:1/x", "http://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1:{port}/elsewhere", "http://localhost:{port}/elsewhere", "http://localhost:1/x",
+        "http://169.254.169.254/latest/meta-data",
         "http://10.0.0.1/x", "http://[::1]/x", "file:///etc/passwd", "ftp://example.com/x", "http://0.0.0.0/x",
         "//user:pass@127.0.0.1/x", "http://%31%32%37.0.0.1/x",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ["resolve", "api"])
+@pytest.mark.parametrize("kind", ["look-up", "body", "api"])
 async def test_a_hostile_redirect_is_not_followed(
     hub: LocalHub, tmp_path: Path, target: str, kind: str
 ) -> None:
     async with HostileOrigin(lambda _: web.Response(status=200, text="secret")) as other:
         location = target.format(port=other.endpoint.rpartition(":")[2])
-        answerer = lambda _: web.Response(status=302, headers={"Location": location})  # noqa: E731
-        async with HostileOrigin(answerer) as origin:
-            # By another name than the target's: an origin's own machine is where it may lead.
+
+        def lead_away(request: web.Request) -> web.Response:
+            if kind == "body" and request.method == "HEAD":
+                return web.Response(headers=OF_SIX_BYTES)
+            return web.Response(status=302, headers={**OF_SIX_BYTES, "Location": location})
+
+        async with HostileOrigin(lead_away) as origin:
             named = origin.endpoint.replace("127.0.0.1", "localhost")
             leading = Origin(named, redirect_hosts=())
             async with open_house(hub, tmp_path / "led", origin=leading) as house:
                 ask = Asker(house.hub_endpoint, "hf_secret")
-                path = f"/{NAME}/resolve/main/{LARGE}" if kind == "resolve" else "/api/models/demo/tiny"
+                path = "/api/models/demo/tiny" if kind == "api" else f"/{NAME}/resolve/main/{LARGE}"
                 answer = await ask.get(path)
-        assert answer.status in (400, 403, 502) and b"secret" not in answer.body
+        assert (answer.status, b"secret" in answer.body) == (403, False)
+        assert "redirect" in answer.headers["x-error-message"]
+        asked = {"look-up": ["HEAD"], "body": ["HEAD", "GET"], "api": ["GET"]}[kind]
+        assert [request.method for request in origin.asked][: len(asked)] == asked
         assert other.asked == []
+
+
+async def test_a_redirect_to_the_origin_itself_is_followed(hub: LocalHub, tmp_path: Path) -> None:
+    def lead_on(request: web.Request) -> web.Response:
+        if request.path == "/elsewhere":
+            return web.Response(text='{"id": "demo/tiny"}', content_type="application/json")
+        return web.Response(status=302, headers={"Location": "/elsewhere"})
+
+    async with HostileOrigin(lead_on) as origin:
+        leading = Origin(origin.endpoint, redirect_hosts=())
+        async with open_house(hub, tmp_path / "led", origin=leading) as house:
+            answer = await Asker(house.hub_endpoint).get("/api/models/demo/tiny")
+    assert (answer.status, answer.body) == (200, b'{"id": "demo/tiny"}')
 
 
 async def test_bytes_are_not_fetched_where_the_origin_may_not_lead(hub: LocalHub, tmp_path: Path) -> None:

@@ -274,7 +274,8 @@ _ORIGIN_SETTINGS = (
     ),
     Setting(
         "origin.redirect_hosts", "list of host names", (),
-        "Private or loopback hosts that the origin may redirect to.",
+        "Private or loopback hosts that the origin may redirect to, at any port. Its own host "
+        "needs no entry, at its own port.",
         env=("MODEL_EXPRESS_ORIGIN_REDIRECT_HOSTS",),
     ),
     Setting(

@@ -15,6 +15,7 @@ from yarl import URL
 from modelexpress.domain.errors import Forbidden
 from modelexpress.domain.refs import shown
 
+_HTTP, _HTTPS = 80, 443
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata", "instance-data"})
 # The last four bytes of these are an IPv4 address: "compatible" ones, and those behind a NAT64 gateway.
 _EMBEDDING = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/96"))
@@ -22,28 +23,35 @@ _EMBEDDING = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b::/9
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The origin's own host, and hosts that redirects may lead to whatever address they have."""
+    """The origin's own host and port, and hosts that redirects may lead to whatever address they have."""
 
     origin: URL
     redirect_hosts: frozenset[str]
 
-    def is_trusted(self, host: str) -> bool:
-        """True for hosts that somebody configured by name."""
-        return host == self.origin.host or host.lower() in self.redirect_hosts
+    def is_trusted(self, host: str, port: int | None) -> bool:
+        """True for what somebody configured by name: the origin as it stands there, other hosts at any port.
+
+        What else listens on the origin's host is not the origin's: it may be this very machine.
+        """
+        if host.lower() in self.redirect_hosts:
+            return True
+        is_upgrade = (self.origin.port, port) == (_HTTP, _HTTPS)  # of a Hub that wants to be asked by https
+        return host == self.origin.host and (port == self.origin.port or is_upgrade)
 
     def check_redirect(self, source: URL, target: URL) -> None:
         """Raise Forbidden when a redirect from `source` to `target` is not to be followed."""
         host = target.host or ""
         if target.scheme not in ("http", "https") or not host:
             raise _refused(source, f"it leads to {shown(target.scheme or 'no')}: addresses")
-        if not (target.raw_host or "").isascii():
-            # Some of these become 127.0.0.1 on the way to the resolver; a hub spells such names xn--.
-            raise _refused(source, f"{shown(target.raw_host or '')} is not a plain host name")
+        raw = target.raw_host or ""
+        if not raw.isascii() or ("%" in raw and ":" not in raw):
+            # Some become 127.0.0.1 on the way to the resolver, or a proxy's; a hub spells such names xn--.
+            raise _refused(source, f"{shown(raw)} is not a plain host name")
         if target.user is not None or target.password is not None:
             raise _refused(source, "its target carries credentials")
         if source.scheme == "https" and target.scheme == "http":
             raise _refused(source, f"it leads from https to http ({shown(host)})")
-        if self.is_trusted(host):
+        if self.is_trusted(host, target.port):
             return
         if host.lower().rstrip(".") in _METADATA_NAMES or is_private(host):
             raise _refused(source, f"it leads to the private address {shown(host)}")
@@ -97,7 +105,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
         """The addresses of `host` that may be contacted. Raises Forbidden when there are none."""
         found = await self._inner.resolve(host, port, family)
-        if self._places.is_trusted(host) or host in self._proxy_hosts:
+        if self._places.is_trusted(host, port) or host in self._proxy_hosts:
             return found
         public = [result for result in found if not is_private(result["host"])]
         if not public:

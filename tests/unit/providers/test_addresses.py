@@ -140,6 +140,7 @@ def test_a_redirect_to_the_world_or_to_a_named_host_is_followed(target: str) -> 
         ("javascript:alert(1)", "'javascript'"),
         ("data:text/plain,x", "'data'"),
         ("https://\uff11\uff12\uff17.\uff10.\uff10.\uff11/x", "private address|plain"),
+        ("https://%31%32%37.0.0.1/x", "plain"),
         ("https://127\u30020\u30020\u30021/x", "private address|plain"),
     ],
 )
@@ -149,6 +150,42 @@ def test_what_no_redirect_of_a_hub_looks_like_is_refused(target: str, why: str) 
 
     assert "hf_secret" not in refusal.value.message
     assert "origin.redirect_hosts" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        ("http://10.0.0.5:8080", "http://10.0.0.5:8080/x"),
+        ("http://10.0.0.5", "https://10.0.0.5/x"),
+        ("https://10.0.0.5", "https://10.0.0.5:443/x"),
+        ("http://hub.internal", "http://hub.internal:80/x"),
+    ],
+)
+def test_an_origin_may_lead_to_itself(origin: str, target: str) -> None:
+    Places(URL(origin), frozenset()).check_redirect(URL(origin), URL(target))
+
+
+@pytest.mark.parametrize(
+    ("origin", "target"),
+    [
+        ("http://10.0.0.5:8080", "http://10.0.0.5/x"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:6379/x"),
+        ("http://127.0.0.1:8080", "https://127.0.0.1/x"),
+        ("https://10.0.0.5", "https://10.0.0.5:8443/x"),
+    ],
+)
+def test_what_else_listens_on_a_private_origins_host_is_not_the_origin(origin: str, target: str) -> None:
+    with pytest.raises(Forbidden, match=r"private address.*origin\.redirect_hosts"):
+        Places(URL(origin), frozenset()).check_redirect(URL(origin), URL(target))
+    named = Places(URL(origin), frozenset({URL(origin).host or ""}))
+    named.check_redirect(URL(origin), URL(target))
+
+
+async def test_a_name_at_another_port_than_the_origins_is_looked_at() -> None:
+    resolver = GuardedResolver(Places(URL("http://localhost:8080"), frozenset()), frozenset())
+    with pytest.raises(Forbidden, match=r"'localhost'.*origin\.redirect_hosts"):
+        await resolver.resolve("localhost", 6379)
+    await resolver.close()
 
 
 async def test_a_name_with_private_addresses_alone_is_not_contacted() -> None:
@@ -161,7 +198,7 @@ async def test_a_name_with_private_addresses_alone_is_not_contacted() -> None:
 @pytest.mark.parametrize(
     ("places", "proxies"),
     [
-        (Places(URL("http://localhost:1"), frozenset()), frozenset[str]()),
+        (Places(URL("http://localhost:8080"), frozenset()), frozenset[str]()),
         (Places(URL("https://huggingface.co"), frozenset({"localhost"})), frozenset[str]()),
         (PLACES, frozenset({"localhost"})),
     ],
@@ -171,7 +208,7 @@ async def test_a_host_that_somebody_configured_may_have_any_address(
     places: Places, proxies: frozenset[str]
 ) -> None:
     resolver = GuardedResolver(places, proxies)
-    found = await resolver.resolve("localhost", 80)
+    found = await resolver.resolve("localhost", 8080)
     await resolver.close()
 
     assert "127.0.0.1" in [result["host"] for result in found]
