@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 from tests.support.conformance import CASES
 from tests.support.conformance.outcomes import without_chance
-from tests.support.conformance_run import Compared, compare
+from tests.support.conformance_run import ROOT, Compared, compare
 from tests.support.venvs import GENERATIONS
 
 # Environments are made, and every case of a generation is run, before its first test is judged.
@@ -33,6 +34,8 @@ NOTICED = {
 }  # fmt: skip
 ALIKE = {"file_of_a_xet_repository", "snapshot_of_a_renamed_repository", "whoami_with_a_token"}
 
+PASSED = [(generation, name) for generation, name in PAIRS if CASES[name].is_passed_through]
+
 Results = Callable[[str], Compared]
 
 
@@ -46,9 +49,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def results(shared: Path, python_of: Callable[[str], Path], outer_environment: dict[str, str]) -> Results:
+def subject(outer_environment: dict[str, str]) -> str:
+    """What is compared with the origin."""
+    return outer_environment.get("MX_CONFORMANCE_SUBJECT", "server")
+
+
+@pytest.fixture
+def results(shared: Path, python_of: Callable[[str], Path], subject: str) -> Results:
     """What the client of a generation got from both sides: run once, by whoever asks first."""
-    subject = outer_environment.get("MX_CONFORMANCE_SUBJECT", "server")
 
     def run(generation: str) -> dict[str, object]:
         folder = shared / generation
@@ -85,8 +93,30 @@ def read_compared(found: dict[str, object]) -> Compared:
 
 
 @pytest.mark.parametrize(("generation", "name"), PAIRS)
-def test_the_client_gets_the_same(generation: str, name: str, results: Results) -> None:
-    compared, case = results(generation), CASES[name]
+def test_the_client_gets_the_same(generation: str, name: str, results: Results, subject: str) -> None:
+    compared = results(generation)
+    if subject == "server" and CASES[name].is_passed_through:
+        assert compared.subject[name]["error"]["status"] == 404, "it needs no setting any more: say so"
+        return
+    assert_same(compared, name)
+
+
+@pytest.mark.parametrize(("generation", "name"), PASSED)
+def test_with_the_setting_that_it_needs_the_client_gets_the_same(
+    generation: str, name: str, python_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert_same(run_apart(python_of(generation), tmp_path, "passing-server", name), name)
+
+
+def test_what_needs_the_setting_is_in_the_docs() -> None:
+    docs = (ROOT / "docs/hub-endpoint.md").read_text()
+    told = re.search(r"Only with `hub\.pass_through`: ([a-z ,]+)\.", docs)
+    assert told is not None
+    assert set(told[1].split(", ")) == {name.replace("_", " ") for _, name in PASSED}
+
+
+def assert_same(compared: Compared, name: str) -> None:
+    case = CASES[name]
     if lacking := case.needs.difference(compared.facts):
         pytest.skip(f"nothing is known here of {', '.join(sorted(lacking))}")
     assert name in compared.origin, f"not run: {compared.said['origin']}"

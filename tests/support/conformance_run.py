@@ -21,6 +21,7 @@ from modelexpress.testing.hub import LocalHub
 
 ROOT = Path(__file__).parents[2]
 RUN_SECONDS = 300
+_OURS: dict[str, dict[str, object]] = {"server": {}, "passing-server": {"hub__pass_through": True}}
 TOKENIZER = """
 import sys
 from pathlib import Path
@@ -46,15 +47,15 @@ class Compared:
 async def compare(python: Path, folder: Path, subject: str, cases: Iterable[str] = ()) -> Compared:
     """Run `cases` (none: all) by the client of `python`.
 
-    subject: `server` (ours, over the origin), `second-hub` (one more with the same content) or
-    `other-hub` (one that differs).
+    subject: `server` (ours, over the origin, with nothing set), `passing-server` (the same with
+    `hub.pass_through`), `second-hub` (one more with the same content) or `other-hub` (one that differs).
     """
     tokenizer = await asyncio.to_thread(_make_tokenizer, python, folder)
     origin, facts = make_hub(tokenizer)
     async with origin, _open_subject(subject, origin, tokenizer, folder) as endpoint:
         client = _Client(python, json.dumps(facts), tuple(cases))
         # Only our server keeps Xet to itself; the client is as it is then.
-        without_xet = {} if subject == "server" else {"HF_HUB_DISABLE_XET": "1"}
+        without_xet = {} if subject in _OURS else {"HF_HUB_DISABLE_XET": "1"}
         theirs, ours = await asyncio.gather(
             asyncio.to_thread(client.run, origin.endpoint, folder / "origin", HF_HUB_DISABLE_XET="1"),
             asyncio.to_thread(client.run, endpoint, folder / "subject", **without_xet),
@@ -116,8 +117,8 @@ def _make_tokenizer(python: Path, folder: Path) -> bytes:
 
 @asynccontextmanager
 async def _open_subject(subject: str, origin: LocalHub, tokenizer: bytes, folder: Path) -> AsyncIterator[str]:
-    if subject == "server":
-        async with open_house(origin, folder, hub__pass_through=True) as house:
+    if subject in _OURS:
+        async with open_house(origin, folder, **_OURS[subject]) as house:
             yield house.hub_endpoint
     else:
         hub = make_other_hub(tokenizer) if subject == "other-hub" else make_hub(tokenizer)[0]

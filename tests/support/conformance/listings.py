@@ -138,7 +138,7 @@ def commits(at: Place) -> object:
     return at.api.list_repo_commits(at["model"])
 
 
-@case("author")
+@case("author", is_passed_through=True)
 def models_of_an_author(at: Place) -> object:
     return at.api.list_models(author=at["author"])
 

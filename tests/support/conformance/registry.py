@@ -47,7 +47,8 @@ class Place:
 class Case:
     """One thing that a client does. `needs`: facts without which it is left out. `fails`: the status
     that a faithful Hub refuses it with. `only`: the client generations that can do it; empty: all.
-    `ignores_xet`: what the client writes down about Xet is no part of the comparison.
+    `ignores_xet`: what the client writes down about Xet is no part of the comparison. `is_passed_through`:
+    the server answers it only with `hub.pass_through`.
     """
 
     run: Callable[[Place], Any]
@@ -55,6 +56,7 @@ class Case:
     fails: int = 0
     only: tuple[str, ...] = ()
     ignores_xet: bool = False
+    is_passed_through: bool = False
 
     def is_for(self, generation: str) -> bool:
         return not self.only or generation in self.only
