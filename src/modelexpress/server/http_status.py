@@ -41,14 +41,12 @@ class Refusal(Exception):
         super().__init__(error.message)
         self.error = error
         self.status = status or HTTP_STATUS.get(type(error), 500)
-        self.headers = dict(headers or {})
+        again = {"Retry-After": str(_AGAIN_SECONDS)} if self.status == 503 else {}
+        self.headers = {**again, **(headers or {})}
 
     def answer(self) -> web.Response:
         """The error's words as plain text, its code in a header."""
-        headers = {CODE_HEADER: self.error.code, **self.headers}
-        if self.status == 503:
-            headers["Retry-After"] = str(_AGAIN_SECONDS)
-        return text_answer(self.status, self.error.message, headers)
+        return text_answer(self.status, self.error.message, {CODE_HEADER: self.error.code, **self.headers})
 
 
 def text_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

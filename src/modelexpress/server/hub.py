@@ -106,7 +106,7 @@ class HubService:
         except Refusal as error:
             document = _refusal_of(error.error, error.status)
             code = str(document.status)
-            return self._say(request, document)
+            return self._say(request, Document(document.status, {**error.headers, **document.headers}))
         except MxError as error:
             document = _refusal_of(error)
             code = str(document.status)
@@ -270,8 +270,8 @@ def _refusal_of(error: MxError, status: int | None = None) -> Document:
         document = refusal(429, "", error.message)
         seconds = max(math.ceil(error.retry_after_seconds or _AGAIN_SECONDS), 1)
         return Document(429, {**document.headers, **error.limits, "Retry-After": str(seconds)})
-    answer = Refusal(error, status)
-    return refusal(answer.status, "", error.message)
+    refused = Refusal(error, status)
+    return Document(refused.status, {**refusal(refused.status, "", error.message).headers, **refused.headers})
 
 
 def _is_loop(error: MxError) -> bool:
