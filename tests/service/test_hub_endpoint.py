@@ -138,6 +138,28 @@ class TestFiles:
         assert f"size {len(FILES[LARGE])}\n".encode() in pointer.body
         assert small.body == FILES[SMALL]
 
+    @pytest.mark.parametrize("file", [LARGE, SMALL])
+    async def test_what_git_holds_is_a_text_with_a_version_and_ranges(
+        self, house: House, ask: Asker, file: str
+    ) -> None:
+        repository = house.hub._repositories[NAME]
+        commit = repository.branches["main"]
+        for method in ("HEAD", "GET"):
+            answer = await ask.ask(method, f"/{NAME}/raw/main/{file}")
+            assert answer.headers["etag"] == f'"{repository.files(commit)[file].blob_id}"'
+            said = [answer.headers[name] for name in ("x-repo-commit", "accept-ranges", "content-type")]
+            assert said == [commit, "bytes", "text/plain; charset=utf-8"]
+        part = await ask.get(f"/{NAME}/raw/main/{file}", Range="bytes=2-5")
+        beyond = await ask.get(f"/{NAME}/raw/main/{file}", Range="bytes=99999-")
+        same = await ask.get(f"/{NAME}/raw/main/{file}", If_None_Match=answer.headers["etag"])
+        other = await ask.get(f"/{NAME}/raw/main/{file}", If_Match='"another"')
+
+        size = len(answer.body)
+        assert (part.status, part.body) == (206, answer.body[2:6])
+        assert part.headers["content-range"] == f"bytes 2-5/{size}"
+        assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+        assert (same.status, same.body, other.status) == (304, b"", 412)
+
     async def test_datasets_and_spaces_are_read_alike_and_kept_as_their_own_tools_keep_them(
         self, house: House, ask: Asker
     ) -> None:

@@ -52,7 +52,8 @@ class FileAnswer(web.StreamResponse):
 
     def announce(self, length: int) -> None:
         """There is a body of so many bytes."""
-        self.content_type = "application/octet-stream"
+        if "Content-Type" not in self.headers:
+            self.content_type = "application/octet-stream"
         self.content_length = length
 
 

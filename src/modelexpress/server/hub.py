@@ -17,7 +17,7 @@ from modelexpress.cache.hub_documents import Question
 from modelexpress.cache.hub_files import HubFile
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Invalid, Limited, MxError
-from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, lfs_pointer, refusal
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, git_id, lfs_pointer, refusal
 from modelexpress.domain.meter import Meter
 from modelexpress.server.file_answers import Face, FileSender
 from modelexpress.server.http_ranges import choose_bytes
@@ -38,6 +38,7 @@ _MOST_BODY_BYTES = 1024 * 1024
 _BODY_SECONDS = 10.0
 _MOST_HOPS = 8
 _GONE = 410
+_TEXT = "text/plain; charset=utf-8"
 _CONDITIONS = ("If-Match", "If-None-Match", "Range")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -162,9 +163,8 @@ class HubService:
             return self._say(request, found, found.is_stale)
         pointer = lfs_pointer(found.located.entry) if address.is_raw else None
         if pointer is not None:
-            document = Document(200, {"Content-Type": "text/plain; charset=utf-8"}, pointer)
-            return self._say(request, document, found.is_stale)
-        face = _face(found)
+            return self._say(request, _pointer_document(request, found, pointer), found.is_stale)
+        face = _face(found, address.is_raw)
         wanted = choose_bytes(request.method, request.headers, face.etag, face.size)
         if request.method == "HEAD" or wanted.status not in (200, 206):
             self._count_stale(found)
@@ -172,13 +172,13 @@ class HubService:
         if found.offer is None:
             found = await self._open(address, caller, found)
         try:
-            return await self._send(request, found)
+            return await self._send(request, found, address.is_raw)
         except Refusal as error:
             if error.status != _GONE and not _is_loop(error.error):
                 raise
             # It was removed between being found and being opened, or came for one whose own way leads in a
             # circle: it is fetched again.
-            return await self._send(request, await self._open(address, caller))
+            return await self._send(request, await self._open(address, caller), address.is_raw)
 
     async def _open(self, address: FileAddress, caller: Caller, found: HubFile | None = None) -> HubFile:
         opened = await self._crossing.call(self._files.open, address.ref, address.path, caller, found)
@@ -186,10 +186,10 @@ class HubService:
             raise Refused(opened)
         return opened
 
-    async def _send(self, request: web.BaseRequest, found: HubFile) -> web.StreamResponse:
+    async def _send(self, request: web.BaseRequest, found: HubFile, is_raw: bool) -> web.StreamResponse:
         assert found.offer is not None
         self._count_stale(found)
-        return await self._sender.answer(request, found.offer, _face(found))
+        return await self._sender.answer(request, found.offer, _face(found, is_raw))
 
     def _count_stale(self, found: HubFile) -> None:
         if found.is_stale:
@@ -223,14 +223,28 @@ class HubService:
         return web.Response(status=document.status, body=body, headers=headers)
 
 
-def _face(found: HubFile) -> Face:
+def _face(found: HubFile, is_raw: bool) -> Face:
     located = found.located
-    headers = {COMMIT: located.commit}
+    headers = {COMMIT: located.commit, **({"Content-Type": _TEXT} if is_raw else {})}
     if lfs_pointer(located.entry) is not None:
         headers |= {"X-Linked-Etag": f'"{located.etag}"', "X-Linked-Size": str(located.entry.size)}
     if found.is_stale:
         headers[STALE_HEADER] = "true"
     return Face(f'"{located.etag}"', located.entry.size, headers)
+
+
+def _pointer_document(request: web.BaseRequest, found: HubFile, pointer: bytes) -> Document:
+    """What git holds of a large file, or what the request's headers ask of it."""
+    etag, size = f'"{git_id(found.located.entry)}"', len(pointer)
+    wanted = choose_bytes(request.method, request.headers, etag, size)
+    start, end = wanted.span.start, wanted.span.end
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", COMMIT: found.located.commit}
+    if wanted.status in (206, 416):
+        headers["Content-Range"] = f"bytes {f'{start}-{end - 1}' if wanted.status == 206 else '*'}/{size}"
+    if wanted.status in (412, 416):
+        no = refusal(wanted.status, "", f"the pointer has {size} bytes, and is another one or not so long")
+        return Document(wanted.status, {**no.headers, **headers})
+    return Document(wanted.status, {"Content-Type": _TEXT, **headers}, pointer[start:end])
 
 
 def _caller(request: web.BaseRequest) -> Caller:
