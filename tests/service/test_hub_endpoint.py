@@ -122,10 +122,11 @@ class TestFiles:
     async def test_revisions_of_every_kind(self, house: House, ask: Asker) -> None:
         repository = house.hub._repositories[NAME]
         first = repository.branches["main"]
+        repository.branches["!(a,b)&c's/d"] = first
         repository.tags["v1"] = repository.branches["dev/x"] = repository.pull_requests["refs/pr/1"] = first
         repository.commit({SMALL: b"newer"})
 
-        for revision in ("v1", "dev%2Fx", "refs%2Fpr%2F1", "refs/pr/1", first):
+        for revision in ("v1", "!(a,b)%26c's%2Fd", "dev%2Fx", "refs%2Fpr%2F1", "refs/pr/1", first):
             answer = await ask.get(file_path(SMALL, revision))
             assert (answer.body, answer.headers["x-repo-commit"]) == (FILES[SMALL], first), revision
         assert (await ask.get(file_path(SMALL))).body == b"newer"

@@ -11,7 +11,7 @@ from modelexpress.domain.errors import Invalid
 
 _SHOWN_CHARACTERS = 80
 _HF_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
-_REVISION = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+=@#/-]{0,254}")
+_REVISION = re.compile(r"[A-Za-z0-9_.!&,()'][A-Za-z0-9_.!&,()'+=@#/-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TYPES = ("datasets", "spaces")  # no organisation has these names
 _MOST_BYTES = 1024  # of an object's key in the stores that have the longest

@@ -26,7 +26,9 @@ def test_names_that_could_leave_their_place_are_refused(name: str) -> None:
     assert len(caught.value.message) < 400
 
 
-@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/12", "feature/x", COMMIT, "abc1234", "r+1"])
+@pytest.mark.parametrize(
+    "revision", ["main", "v1.0", "refs/pr/12", "feature/x", COMMIT, "abc1234", "r+1", "!(a,b)&c's"]
+)
 def test_branches_tags_pull_requests_and_commits_are_revisions(revision: str) -> None:
     assert ModelRef.parse("a/b", revision=revision).revision == revision
 
