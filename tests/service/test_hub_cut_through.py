@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,25 @@ files = {
     for path in snapshot.rglob("*") if path.is_file()
 }
 print(json.dumps([error, files]))
+"""
+
+
+# Many at once: each thread is a client with a cache of its own, all begin together.
+CROWD = """
+import hashlib, json, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from huggingface_hub import snapshot_download
+name, endpoint, folder, count = sys.argv[1:]
+gate = threading.Barrier(int(count))
+def download(number):
+    gate.wait()
+    return Path(snapshot_download(name, endpoint=endpoint, cache_dir=f"{folder}/{number}", max_workers=2))
+with ThreadPoolExecutor(int(count)) as pool:
+    snapshots = list(pool.map(download, range(int(count))))
+print(json.dumps([
+    {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in snapshot.iterdir()} for snapshot in snapshots
+]))
 """
 
 
@@ -110,6 +130,32 @@ async def test_a_server_that_was_restarted_knows_who_has_wrong_bytes(
 
         async with open_house(hub, tmp_path) as house:
             assert await download(python, house.hub_endpoint, theirs) == ["", RIGHT]
+
+
+async def test_sixty_four_cold_clients_cost_the_origin_what_one_costs(
+    python_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    python, requests = python_of("2"), dict[int, int]()
+    content = {path: CONTENT[path] for path in (SECOND, SMALL)}
+    right = {path: RIGHT[path] for path in content}
+    for processes, threads in ((1, 1), (8, 8)):
+        folder, repository = tmp_path / f"{processes}", Repository(NAME)
+        repository.commit(content)
+        async with LocalHub([repository]) as hub, open_house(hub, folder, origin__revalidate=60) as house:
+
+            def run(number: int, house: House = house, theirs: Path = folder, count: int = threads) -> Any:
+                place = theirs / f"theirs-{number}"
+                patience = {"HF_HUB_DOWNLOAD_TIMEOUT": "100", "HF_HUB_ETAG_TIMEOUT": "100"}
+                return run_in_venv(python, CROWD, NAME, house.hub_endpoint, place, str(count), **patience)
+
+            loop = asyncio.get_running_loop()
+            with ThreadPoolExecutor(processes) as pool:  # the loop's own threads are the server's
+                crowds = await asyncio.gather(*(loop.run_in_executor(pool, run, n) for n in range(processes)))
+        assert [files for crowd in crowds for files in crowd] == [right] * (processes * threads)
+        assert hub.log.bytes_by_file() == {f"{NAME}/{path}": len(c) for path, c in content.items()}
+        requests[processes] = len(hub.log.requests)
+    # How many ranges a file comes in depends on how fast it comes; nothing depends on who reads it.
+    assert requests[8] <= requests[1] + 2 * len(content), requests
 
 
 def damage(hub: LocalHub, chance: random.Random) -> str:

@@ -298,6 +298,13 @@ class TestCosts:
             await ask.head(file_path(LARGE))
         assert asked(house) == [("HEAD", "resolve")]
 
+    async def test_a_head_of_a_small_file_follows_the_hub_to_where_it_has_small_files(
+        self, house: House, ask: Asker
+    ) -> None:
+        for _ in range(3):
+            assert (await ask.head(file_path(SMALL))).headers["content-length"] == str(len(FILES[SMALL]))
+        assert asked(house) == [("HEAD", "resolve"), ("HEAD", "body")]
+
     async def test_after_a_listing_no_file_is_asked_about(self, house: House, ask: Asker) -> None:
         commit = house.hub._repositories[NAME].branches["main"]
         await ask.head(file_path(LARGE))  # who may read is known from here on
@@ -350,6 +357,8 @@ class TestCosts:
         assert [answer.body for answer in answers] == [content] * 32 + [b"{}"] * 32
         assert house.hub.log.bytes_sent == len(content) + 2
         assert len(house.hub.log.of("resolve", method="HEAD")) == 2
+        # Each three chunks may come by an address of their own, and small files are led on once.
+        assert len(asked(house)) <= (1 + 2 * 3) + (2 + 2), asked(house)
 
     async def test_a_hit_costs_the_origin_nothing(self, house: House, ask: Asker) -> None:
         await ask.get(file_path(LARGE))

@@ -102,6 +102,7 @@ class Origin:
     silent_seconds: float = 90.0
     retry: RetryPolicy = QUICK
     mirrors: tuple[str, ...] = ()
+    timeout_seconds: float = 5.0
 
     def data_options(self) -> DataOptions:
         return DataOptions("127.0.0.1", self.data_port, drain_seconds=1.0, silent_seconds=self.silent_seconds)
@@ -124,8 +125,9 @@ async def open_house(
     metrics = Metrics("test", "sqlite", "")
     endpoint, instance = origin.endpoint or hub.endpoint, secrets.token_hex(4)
     options = HubOptions(
-        endpoint, origin.redirect_hosts, 5.0, origin.retry, mirrors=origin.mirrors, instance=instance
-    )
+        endpoint, origin.redirect_hosts, origin.timeout_seconds, origin.retry, mirrors=origin.mirrors,
+        instance=instance,
+    )  # fmt: skip
     providers = {ProviderKind.HUGGING_FACE: make_provider(options, {**env, **(outgoing_env or {})})}
     async with open_table(loaded.settings) as table:
         around = Surroundings(providers, table, SYSTEM_CLOCK, metrics)
