@@ -472,6 +472,16 @@ class TestKeeping:
             [held] = await house.cache.list_held()
         assert held.files == len(FILES)
 
+    async def test_a_file_that_is_here_brings_no_others(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path) as house:
+            await Asker(house.hub_endpoint).get(file_path(SMALL))
+            await house.settle()
+        async with open_house(hub, tmp_path, hub__prefetch=True) as house:
+            await Asker(house.hub_endpoint).get(file_path(SMALL))
+            await house.settle()
+            [held] = await house.cache.list_held()
+        assert held.files == 1
+
     async def test_a_damaged_blob_is_fetched_again(self, house: House, ask: Asker) -> None:
         await ask.get(file_path(LARGE))
         await house.settle()

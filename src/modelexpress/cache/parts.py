@@ -42,7 +42,7 @@ class PatternRule:
 class PullRules:
     """What a pull does where its caller does not say.
 
-    `is_prefetched`: whoever reads one file through the Hub endpoint makes the whole model come.
+    `is_prefetched`: whoever is the first to read a file through the Hub endpoint makes the whole model come.
     """
 
     weights: Weights = Weights.ALL

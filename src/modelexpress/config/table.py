@@ -323,7 +323,7 @@ _PULL_SETTINGS = (
 _HUB_SETTINGS = (
     Setting(
         "hub.prefetch", "true or false", False,
-        "Whether reading one file of a model through the Hub endpoint brings the rest of it too.",
+        "Whether fetching one file of a model through the Hub endpoint brings the rest of it too.",
         env=("MODEL_EXPRESS_HUB_PREFETCH",), roles=SERVER,
     ),
     Setting(
