@@ -364,8 +364,8 @@ class HubFiles:
             return "joined", running
         if (wrong := self._wrong.find(offer_id)) is not None:
             raise wrong
-        waiting = replace(rights, is_waiting=True)
-        request = PullRequest(ref, located.commit, ALL_FILES, waiting, False, single=located.entry)
+        impatient = replace(rights, is_impatient=True)
+        request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
         by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
         key = FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
         task, state = self._room.flights.join(

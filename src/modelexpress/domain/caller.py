@@ -13,13 +13,13 @@ class Caller:
 
     `hub_token` None: none was sent, and this process stands for him with its own credentials, unless
     `is_stranger`: then nobody does. `via`: the proxies through which he came, as `Via` names them.
-    `is_waiting`: he would rather be told to come back later than wait long for an origin.
+    `is_impatient`: he would rather be told to come back later than wait long for an origin.
     """
 
     hub_token: str | None = field(default=None, repr=False)
     is_stranger: bool = False
     via: tuple[str, ...] = field(default=(), compare=False)
-    is_waiting: bool = field(default=False, compare=False)
+    is_impatient: bool = field(default=False, compare=False)
 
     @property
     def fingerprint(self) -> str:

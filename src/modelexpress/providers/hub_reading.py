@@ -48,7 +48,7 @@ class Reading:
         self._begins_inside = span.start > 0
         self._on_version = on_version
         self._versions: dict[str, str] = {}
-        self._is_waited_for = caller.is_waiting
+        self._is_impatient = caller.is_impatient
 
     @property
     def size(self) -> int:
@@ -62,7 +62,7 @@ class Reading:
 
     def patience_of(self, retry: RetryPolicy) -> RetryPolicy:
         """As patient as `retry`; less while somebody waits for the file's first byte and can be told so."""
-        return retry.impatient() if self._is_waited_for and self.left.start == 0 else retry
+        return retry.impatient() if self._is_impatient and self.left.start == 0 else retry
 
     def url_at(self, endpoint: Endpoint) -> URL:
         """Where `endpoint` has the file."""
