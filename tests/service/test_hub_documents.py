@@ -146,7 +146,8 @@ class TestManyQuestions:
         while not house.hub.log.requests:
             await asyncio.sleep(0.01)
         mine = asyncio.create_task(ask.get(path))
-        await asyncio.sleep(0.05)
+        while len(house.hub.log.requests) < 2:
+            await asyncio.sleep(0.01)
         held.release()
 
         assert (await mine).status == (await others).status == 200

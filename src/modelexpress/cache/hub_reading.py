@@ -19,9 +19,8 @@ _MOST_PARSED_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 
 # A quote after a backslash begins no name. What stands before or after goes with it: one comma.
-_XET = re.compile(
-    rb'(?:,\s*"xetHash"\s*:\s*(?:"[^"\\}]*"|null))|(?<!\\)"xetHash"\s*:\s*(?:"[^"\\}]*"|null)\s*,?'
-)
+_NAMED = rb'"xetHash"\s*:\s*(?:"(?:[^"\\}]|\\[^}])*"|null)'
+_XET = re.compile(rb"(?:,\s*%b)|(?<!\\)%b\s*,?" % (_NAMED, _NAMED))
 
 
 @dataclass(frozen=True, slots=True)
