@@ -115,12 +115,23 @@ def loose_blobs(repository: Repository, record: SnapshotRecord) -> list[Path]:
 
 def linked_blobs(repository: Repository, except_links: frozenset[Path] = frozenset()) -> set[str]:
     """The names of the blobs that snapshots lead to, whoever made the links."""
-    return {
-        os.path.basename(os.readlink(path))
+    targets = (
+        _target_of(path)
         for commit in list_commits(repository)
         for path in files_below(repository.snapshot(commit))
-        if path not in except_links and path.is_symlink()
-    }
+        if path not in except_links
+    )
+    return {os.path.basename(target) for target in targets if target is not None}
+
+
+def _target_of(path: Path) -> str | None:
+    """Where a link leads; None for what is none, or has gone: others remove and link at the same time."""
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
 
 
 def note_removal(layout: Layout, owner: str, plan: RepositoryRemoval) -> Path:
@@ -233,7 +244,8 @@ class _Mover:
     def keep_readable(self, plan: RepositoryRemoval) -> None:
         """Second names for the bytes before the first link moves, so that no link ever leads nowhere."""
         if self._has_readers:
-            linked = {plan.repository.blobs / os.path.basename(os.readlink(p)) for p in _links(plan)}
+            targets = (target for target in map(_target_of, plan.links) if target is not None)
+            linked = {plan.repository.blobs / os.path.basename(target) for target in targets}
             for blob in linked.union(plan.blobs):
                 target = self._target(blob)
                 with suppress(OSError):  # no hard links here, or no room: whoever opens tries again
@@ -262,10 +274,6 @@ class _Mover:
 
     def _target(self, path: Path) -> Path:
         return self._trash / path.relative_to(self._repository)
-
-
-def _links(plan: RepositoryRemoval) -> list[Path]:
-    return [path for path in plan.links if path.is_symlink()]
 
 
 def _is_same(path: Path, target: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from modelexpress.domain.refs import ModelRef
 from modelexpress.store.layout import Layout
 from modelexpress.store.publish import Publication, Publisher
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, Records, SnapshotRecord
-from modelexpress.store.removal import carry_out, finish_removals, note_removal, plan_removal
+from modelexpress.store.removal import carry_out, finish_removals, linked_blobs, note_removal, plan_removal
 from modelexpress.store.survey import files_below
 from modelexpress.store.volume import open_volume, remove_tree, sweep
 
@@ -205,3 +206,23 @@ def test_a_blob_that_another_snapshot_came_to_need_since_stays(layout: Layout) -
 
     assert (layout.repository(REF).snapshot("3" * 40) / "model.bin").read_bytes() == OLD
     assert not layout.repository(REF).snapshot(GOING).exists()
+
+
+def test_links_that_come_and_go_meanwhile_are_passed_over(layout: Layout) -> None:
+    repository, is_over = layout.repository(REF), threading.Event()
+    blob = repository.blob(Digest(DigestKind.SHA256, hashlib.sha256(NEW).hexdigest()))
+    link = repository.snapshot(STAYING) / "fleeting.bin"
+
+    def link_and_remove() -> None:
+        while not is_over.is_set():
+            os.symlink(blob, link)
+            os.unlink(link)
+
+    other = threading.Thread(target=link_and_remove)
+    other.start()
+    try:
+        for _ in range(400):
+            assert blob.name in linked_blobs(repository)
+    finally:
+        is_over.set()
+        other.join()
