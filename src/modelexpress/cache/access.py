@@ -126,7 +126,7 @@ class Access:
             self._meter.count("mx_anonymous_reads_total")
         if (self._rules.server_token is ServerToken.SERVE or is_ours) and is_served_here:
             return  # open to callers without any token, so no token needs to be asked about
-        await self._check_rights(rights, ModelRef(ref.provider, ref.name))
+        await self._check_rights(rights, ref.repository)
 
     async def _check_rights(self, rights: Caller, repository: ModelRef) -> None:
         if self._is_offline and self.recall(rights, repository) is None:
@@ -139,7 +139,7 @@ class Access:
 
         Raises Limited and Unreachable.
         """
-        repository = ModelRef(ref.provider, ref.name)
+        repository = ref.repository
         allowed = self.recall(rights, repository)
         if allowed is not None:
             return allowed

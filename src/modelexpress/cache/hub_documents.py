@@ -15,7 +15,7 @@ from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Forbidden, Limited, MxError
-from modelexpress.domain.hub import ERROR_CODE, Document, DocumentRequest, refusal
+from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRequest, refusal
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
@@ -25,7 +25,6 @@ _MOST_ASKED_BYTES = 32 * 1024 * 1024
 _AGAIN_SECONDS = 5.0
 _SHORT_BYTES = 64 * 1024  # read at once; what is longer in a thread, beside everything else
 _ORIGINS_OWN = frozenset({"pages", "other"})
-_NOT_HIS = frozenset({"RepoNotFound", "GatedRepo"})
 _NAMES = frozenset(
     (
         "blobs", "cardData", "config", "cursor", "expand", "expand[]", "full", "include_prs", "limit", "p",
@@ -130,15 +129,15 @@ class HubDocuments:
     def _key(self, question: Question, rights: Caller) -> bytes:
         """Under which a document is kept: while these rights are refused, apart from what was said before."""
         key, ref = document_key(rights.fingerprint, question.request), question.ref
-        if ref is None or self._room.access.recall(rights, _repository(ref)) is not False:
+        if ref is None or self._room.access.recall(rights, ref.repository) is not False:
             return key
         self._kept.drop(key)
         return document_key(f"{rights.fingerprint} refused", question.request)
 
     def _note_refusal(self, ref: ModelRef, rights: Caller, document: Document) -> None:
         is_unknown = document.status == 401 and rights.hub_token is not None
-        if is_unknown or document.headers.get(ERROR_CODE) in _NOT_HIS:
-            self._room.access.note(rights, _repository(ref), is_allowed=False)
+        if is_unknown or document.headers.get(ERROR_CODE) in NOT_PUBLIC:
+            self._room.access.note(rights, ref.repository, is_allowed=False)
 
     def _lasting(self, question: Question, document: Document) -> float:
         if question.kind == "other" or question.ref is None:
@@ -166,7 +165,7 @@ class HubDocuments:
     def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
         """What is said of a commit need not be asked again file by file."""
         if said.is_open:
-            self._room.access.note(rights, _repository(ref), is_allowed=True)
+            self._room.access.note(rights, ref.repository, is_allowed=True)
         if said.commit is not None:
             self._room.freshness.note(ref, said.commit)
         for located in said.files:
@@ -219,10 +218,6 @@ class HubDocuments:
         commit = self._room.find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
         return record, read_refs(self._parts.layout.repository(ref))
-
-
-def _repository(ref: ModelRef) -> ModelRef:
-    return ModelRef(ref.provider, ref.name)
 
 
 def _is_known(query: str) -> bool:

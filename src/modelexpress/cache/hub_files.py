@@ -19,7 +19,7 @@ from modelexpress.cache.pull import PullRequest
 from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.errors import Cancelled, Corrupt, Limited, MxError, Unreachable, Unsupported
 from modelexpress.domain.held import Pulled
-from modelexpress.domain.hub import COMMIT, ERROR_CODE, Document, Located, is_denial, refusal
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, NOT_PUBLIC, Document, Located, is_denial, refusal
 from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
 from modelexpress.domain.refs import ModelRef, is_commit, shown
@@ -31,7 +31,6 @@ from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import is_untouched, place_of
 
 DEFAULT_BRANCH = "main"
-_NOT_PUBLIC = frozenset({"RepoNotFound", "GatedRepo"})
 _WRONG_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class HubRoom:
         is_ours = rights.hub_token is None and not rights.is_stranger
         if record is not None and (record.is_public or (is_ours and record.is_read_by_server)):
             return True
-        return self.access.recall_in_outage(rights, ModelRef(ref.provider, ref.name))
+        return self.access.recall_in_outage(rights, ref.repository)
 
     async def close_to_strangers(self, repository: ModelRef) -> None:
         """The origin has refused one without a token: no record says any more that everybody may read it."""
@@ -152,7 +151,7 @@ class HubFiles:
         caller may read it. Raises Limited, Unreachable, Corrupt, Invalid for a loop, Forbidden by our policy.
         """
         check_path(path)
-        rights, repository = self._room.access.identify(caller, ref), ModelRef(ref.provider, ref.name)
+        rights, repository = self._room.access.identify(caller, ref), ref.repository
         here = await self._parts.pool.run(f"looking for {ref}", self._find_here, ref, path)
         if self._parts.is_offline:
             return self._answer_offline(here, ref, path, rights)
@@ -252,7 +251,7 @@ class HubFiles:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         is_allowed = self._room.may_read_alone(here.record, ref, rights)
-        repository, silence = ModelRef(ref.provider, ref.name), self._room.silence
+        repository, silence = ref.repository, self._room.silence
         if alone is not None and silence.is_on(rights, repository, path):
             return alone
         try:
@@ -294,11 +293,11 @@ class HubFiles:
             answer = here.with_digest(answer)
         self._learn(wanted, path, rights, answer)
         if isinstance(answer, Document) and _is_closed(answer, rights):
-            await self._room.close_to_strangers(ModelRef(wanted.provider, wanted.name))
+            await self._room.close_to_strangers(wanted.repository)
         return answer
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
-        room, repository = self._room, ModelRef(ref.provider, ref.name)
+        room, repository = self._room, ref.repository
         if isinstance(answer, Located) and answer.is_of_mirror:
             return
         room.silence.note_answer(rights, repository)
@@ -408,7 +407,7 @@ def _is_same(entry: FileEntry, located: Located) -> bool:
 
 def _is_closed(answer: Document, rights: Caller) -> bool:
     """Whether a refusal says that not everybody may read the repository."""
-    return is_denial(answer) and (rights.is_stranger or answer.headers.get(ERROR_CODE) in _NOT_PUBLIC)
+    return is_denial(answer) and (rights.is_stranger or answer.headers.get(ERROR_CODE) in NOT_PUBLIC)
 
 
 def _absent(path: str, commit: str) -> Document:

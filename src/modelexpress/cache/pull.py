@@ -111,6 +111,7 @@ class Pull:
         self._fetched = 0
         self._is_listed = False  # whether the manifest is the origin's, with all files of the commit
         self._is_open = False  # whether the origin lets this caller have what proves it: see `_find_open`
+        self._is_served = False  # whether the server's own credentials have read this repository before
         self._begun: list[FileEntry] = []  # the files that were asked of the origin
 
     async def run(self) -> Pulled:
@@ -241,6 +242,7 @@ class Pull:
         """What there is of the files, and how many bytes of the disk the rest will take."""
         records = self._parts.records.find_all(self._request.ref)
         findings = survey(self._repository, manifest, chosen, records)
+        self._is_served = any(record.is_read_by_server for record in records if record.held)
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         # Interrupted pulls have taken some from the disk already, for these very files.
         taken = self._parts.blobs.partials.allocated_bytes(self._repository, absent)
@@ -265,7 +267,7 @@ class Pull:
 
     def _new_record(self, manifest: Manifest) -> SnapshotRecord:
         return SnapshotRecord(
-            Manifest(ModelRef(manifest.ref.provider, manifest.ref.name), manifest.commit, manifest.files),
+            Manifest(manifest.ref.repository, manifest.commit, manifest.files),
             is_listed_by_origin=self._request.single is None,
             is_read_by_server=False,
         )
@@ -363,12 +365,8 @@ class Pull:
         ref, caller = self._request.ref, self._request.caller
         if caller.hub_token is not None or all(is_ancillary(entry.path) for entry in chosen):
             return False
-        if not caller.is_stranger:
-            records = await self._parts.pool.run(
-                f"reading records of {ref}", self._parts.records.find_all, ref
-            )
-            if any(record.is_read_by_server for record in records if record.held):
-                return True
+        if self._is_served and not caller.is_stranger:
+            return True
         try:
             return await self._is_allowed(caller, ref)
         except MxError as error:

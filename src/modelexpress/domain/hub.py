@@ -12,6 +12,8 @@ from modelexpress.domain.manifest import DigestKind, FileEntry
 ERROR_CODE = "X-Error-Code"
 ERROR_MESSAGE = "X-Error-Message"
 COMMIT = "X-Repo-Commit"
+NOT_PUBLIC = frozenset({"RepoNotFound", "GatedRepo"})
+"""Codes of refusals that say that not everybody may read the repository."""
 
 REPOSITORY_TYPES = ("models", "datasets", "spaces")
 

@@ -77,6 +77,11 @@ class ModelRef:
         """True when the revision is a full commit, which can never move."""
         return self.revision is not None and is_commit(self.revision)
 
+    @property
+    def repository(self) -> ModelRef:
+        """The same model, whatever the revision."""
+        return ModelRef(self.provider, self.name)
+
     def at(self, commit: str) -> ModelRef:
         """The same model pinned to `commit`."""
         return ModelRef(self.provider, self.name, commit)

@@ -51,7 +51,7 @@ def read_siblings(ref: ModelRef, answer: Any) -> list[FileEntry]:
 def make_manifest(ref: ModelRef, commit: str, entries: Iterable[FileEntry]) -> Manifest:
     """The manifest of a listing. Raises Corrupt for files that cannot stand beside each other."""
     try:
-        manifest = Manifest(ModelRef(ref.provider, ref.name), commit, tuple(entries))
+        manifest = Manifest(ref.repository, commit, tuple(entries))
     except MxError as error:
         raise Corrupt(f"the origin's file list of {ref} cannot be used: {error}") from error
     if manifest.total_bytes > _MOST_BYTES:
