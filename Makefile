@@ -37,7 +37,7 @@ test-engines: $(SETUP) ## the tests with torch, NIXL and vLLM on CPU: 3 GB, once
 	bash scripts/setup_engines.sh
 	$(PYTEST) -m engines -o faulthandler_timeout=0 --durations 5 tests/engines
 
-check: $(SETUP) ## format, lint, types, imports, generated code, fast tests: under a minute
+check: $(SETUP) ## format, lint, types, imports, generated code, fast tests
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/mypy --strict
