@@ -201,14 +201,17 @@ async def test_what_the_servers_own_token_brought_is_nobody_elses(hub: LocalHub,
     assert hub.log.of("body") == []
 
 
-async def test_what_is_public_no_more_is_nobodys_in_an_outage_either(hub: LocalHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [path_of(OPEN), f"/api/models/{OPEN}", f"/api/models/{OPEN}/tree/main"])
+async def test_what_is_public_no_more_is_nobodys_in_an_outage_either(
+    hub: LocalHub, tmp_path: Path, path: str
+) -> None:
     async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:
         assert (await read(house, OPEN, None)).status == 200
         await house.settle()
         private = Repository(OPEN, is_private=True)
         private.commit(FILES)
         hub.add(private)
-        assert (await read(house, OPEN, None)).status == 401
+        assert (await Asker(house.hub_endpoint).get(path)).status == 401
         hub.faults.add(Fault("reset", "any", times=None))
         assert (await read(house, OPEN, None)).status == 502
     async with open_house(hub, tmp_path, origin__offline=True) as house:

@@ -360,6 +360,23 @@ class TestCosts:
         # Each three chunks may come by an address of their own, and small files are led on once.
         assert len(asked(house)) <= (1 + 2 * 3) + (2 + 2), asked(house)
 
+    async def test_what_is_asked_already_is_not_asked_again_when_another_file_tells_the_commit(
+        self, house: House, ask: Asker
+    ) -> None:
+        held = house.hub.faults.add(Fault("hang", "resolve", path=SMALL))
+        first = asyncio.create_task(ask.head(file_path(SMALL)))
+        while not held.applied:
+            await asyncio.sleep(0.01)
+        assert (await ask.head(file_path(LARGE))).status == 200
+        second = asyncio.create_task(ask.head(file_path(SMALL)))
+        (question,) = house.cache._asking._running.values()
+        while question.waiting < 2 and not second.done():
+            await asyncio.sleep(0.01)
+        held.release()
+
+        assert [answer.status for answer in await asyncio.gather(first, second)] == [200, 200]
+        assert [request.file for request in house.hub.log.of("resolve", method="HEAD")].count(SMALL) == 1
+
     async def test_a_hit_costs_the_origin_nothing(self, house: House, ask: Asker) -> None:
         await ask.get(file_path(LARGE))
         await house.settle()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,6 +38,10 @@ class Asking:
         self._running: dict[Hashable, _Question] = {}
         self._left: dict[Hashable, _Question] = {}  # that nobody waits for, the oldest first
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def find_running(self, keys: Iterable[Hashable]) -> Hashable | None:
+        """The first of `keys` that is being asked."""
+        return next((key for key in keys if key in self._running), None)
 
     async def once(
         self, key: Hashable, ask: Callable[[], Awaitable[T]], what: object, seconds: float | None = None

@@ -97,12 +97,11 @@ class HubDocuments:
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
             return alone
-        self._take(question, rights, said)
         return Answered(said.document)
 
     async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Reading:
         about, request = question.ref or ModelRef(_HUB, "models"), question.request
-        provider, what = self._room.provider(about), question.ref or request.path
+        provider = self._room.provider(about)
 
         async def ask() -> Reading:
             size = len(request.body or b"")
@@ -111,18 +110,22 @@ class HubDocuments:
             self._asked_bytes += size
             try:
                 async with self._turns:
-                    said = await provider.ask(request, rights)
-                    if len(said.body) <= _SHORT_BYTES:
-                        return read_document(said, question.kind, question.ref)
-                    return await self._parts.pool.run(
-                        f"reading what is said of {shown(str(what))}",
-                        read_document, said, question.kind, question.ref,
-                    )  # fmt: skip
+                    said = await self._read(question, await provider.ask(request, rights))
+                # Here, since it counts though nobody may wait for it any more.
+                await self._take(question, rights, said)
+                return said
             finally:
                 self._asked_bytes -= size
 
         # Through whom one came can make a question fail, and must not make another's fail.
+        what = question.ref or request.path
         return await self._room.asking.once((key, rights.via), ask, what, seconds)
+
+    async def _read(self, question: Question, said: Document) -> Reading:
+        if len(said.body) <= _SHORT_BYTES:
+            return read_document(said, question.kind, question.ref)
+        what = f"reading what is said of {shown(str(question.ref or question.request.path))}"
+        return await self._parts.pool.run(what, read_document, said, question.kind, question.ref)
 
     # -- kept
 
@@ -133,11 +136,6 @@ class HubDocuments:
             return key
         self._kept.drop(key)
         return document_key(f"{rights.fingerprint} refused", question.request)
-
-    def _note_refusal(self, ref: ModelRef, rights: Caller, document: Document) -> None:
-        is_unknown = document.status == 401 and rights.hub_token is not None
-        if is_unknown or document.headers.get(ERROR_CODE) in NOT_PUBLIC:
-            self._room.access.note(rights, ref.repository, is_allowed=False)
 
     def _lasting(self, question: Question, document: Document) -> float:
         if question.kind == "other" or question.ref is None:
@@ -153,10 +151,12 @@ class HubDocuments:
         else:
             self._kept.note(key, document, self._parts.clock.monotonic() + seconds)
 
-    def _take(self, question: Question, rights: Caller, said: Reading) -> None:
+    async def _take(self, question: Question, rights: Caller, said: Reading) -> None:
         ref, document = question.ref, said.document
         if ref is not None and document.is_refusal:
-            self._note_refusal(ref, rights, document)
+            is_unknown = document.status == 401 and rights.hub_token is not None
+            if is_unknown or document.headers.get(ERROR_CODE) in NOT_PUBLIC:
+                await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None:
             self._learn(ref, rights, said)
         if _is_known(question.request.query):

@@ -115,8 +115,15 @@ class HubRoom:
             return True
         return self.access.recall_in_outage(rights, ref.repository)
 
-    async def close_to_strangers(self, repository: ModelRef) -> None:
-        """The origin has refused one without a token: no record says any more that everybody may read it."""
+    async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
+        """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
+        self.access.note(rights, repository, is_allowed=False)
+        if rights.is_stranger or answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
+            self.access.note(STRANGER, repository, is_allowed=False)
+            await self._close_to_strangers(repository)
+
+    async def _close_to_strangers(self, repository: ModelRef) -> None:
+        """No record says any more that everybody may read it."""
 
         def close() -> None:
             for record in self.parts.records.find_all(repository):
@@ -252,12 +259,19 @@ class HubFiles:
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         is_allowed = self._room.may_read_alone(here.record, ref, rights)
         repository, silence = ref.repository, self._room.silence
+
+        def key(asked: ModelRef, has_mirrors: bool) -> tuple[object, ...]:
+            # Not joined by who came another way: what goes round in a circle for one does not for all.
+            return (rights.fingerprint, rights.via, asked, path, has_mirrors)
+
+        # What began before another file told the commit, and who may read, answers this as well.
+        earlier = (key(ref, False), key(ref, is_allowed), key(wanted, False))
+        running = self._room.asking.find_running(earlier)
         if alone is not None and silence.is_on(rights, repository, path):
             return alone
         try:
             answer = await self._room.asking.once(
-                # Not joined by who came another way: what goes round in a circle for one does not for all.
-                (rights.fingerprint, rights.via, wanted, path, is_allowed),
+                running or key(wanted, is_allowed),
                 lambda: self._ask_and_learn(wanted, path, rights, here, is_allowed),
                 f"{shown(path)} of {ref}",
                 seconds,
@@ -292,8 +306,9 @@ class HubFiles:
         if isinstance(answer, Located):
             answer = here.with_digest(answer)
         self._learn(wanted, path, rights, answer)
-        if isinstance(answer, Document) and _is_closed(answer, rights):
-            await self._room.close_to_strangers(wanted.repository)
+        if isinstance(answer, Document) and is_denial(answer):
+            self._refusals.note(rights, wanted.repository, path, answer, self._room.access.denied_seconds)
+            await self._room.learn_denial(wanted.repository, rights, answer)
         return answer
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
@@ -309,8 +324,6 @@ class HubFiles:
                 self._shown.note(key, True, room.access.granted_seconds)
             else:
                 room.access.note(rights, repository, is_allowed=True)
-        elif is_denial(answer):
-            self._learn_denial(repository, path, rights, answer)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
         if not is_commit(commit):
             return
@@ -318,13 +331,6 @@ class HubFiles:
             room.freshness.note(ref, commit)
         if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
             room.known.note_absent(FileKey(ref.name, commit, path))
-
-    def _learn_denial(self, repository: ModelRef, path: str, rights: Caller, answer: Document) -> None:
-        access = self._room.access
-        access.note(rights, repository, is_allowed=False)
-        if _is_closed(answer, rights):
-            access.note(STRANGER, repository, is_allowed=False)
-        self._refusals.note(rights, repository, path, answer, access.denied_seconds)
 
     # -- bytes
 
@@ -403,11 +409,6 @@ def _model(ref: ModelRef) -> ModelKey:
 
 def _is_same(entry: FileEntry, located: Located) -> bool:
     return located.entry.digest in (None, entry.digest) and located.entry.size == entry.size
-
-
-def _is_closed(answer: Document, rights: Caller) -> bool:
-    """Whether a refusal says that not everybody may read the repository."""
-    return is_denial(answer) and (rights.is_stranger or answer.headers.get(ERROR_CODE) in NOT_PUBLIC)
 
 
 def _absent(path: str, commit: str) -> Document:
