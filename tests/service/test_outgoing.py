@@ -127,6 +127,37 @@ async def test_a_proxy_that_refuses_or_is_gone_is_an_error_without_its_password(
         assert origin.asked == []
 
 
+UNREADABLE = b"HTTP/1.1 200 OK\r\nSet-Cookie: TOPSECRET\r\nno header\r\n\r\n"
+SIGNED = "/file?Expires=1&Signature=TOPSECRET"
+DEBRIS = {
+    "a head that is none": UNREADABLE,
+    "a head that breaks off": answer(302, headers={"Location": SIGNED})[:-4],
+    "a redirect to what breaks off": answer(302, headers={"Location": SIGNED}),
+    "a redirect to no address": answer(302, headers={"Location": f"http://me:TOPSECRET@a:99999{SIGNED}"}),
+}
+
+
+@pytest.mark.parametrize("said", DEBRIS.values(), ids=DEBRIS)
+@pytest.mark.parametrize("way", ["straight", "HTTP_PROXY", "HTTPS_PROXY"])
+async def test_no_error_shows_a_password_of_a_proxy_or_a_signature(
+    said: bytes, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def respond(asked: Asked) -> bytes:
+        return UNREADABLE if "TOPSECRET" in asked.target else said
+
+    caplog.set_level("DEBUG", "modelexpress")
+    async with Origin(respond) as origin:
+        env = {} if way == "straight" else {way: origin.endpoint.replace("//", "//me:TOPSECRET@")}
+        scheme = "https" if way == "HTTPS_PROXY" else "http"
+        outgoing = make_outgoing(f"{scheme}://127.0.0.1:{origin.port}", env=env)
+        with pytest.raises(MxError) as caught:
+            await outgoing.get_json(Ask(outgoing.options.places.origin / "file", None))
+        await outgoing.close()
+
+        assert origin.asked
+    assert "TOPSECRET" not in caught.value.message + caplog.text
+
+
 def make_outgoing(
     endpoint: str, clock: FakeClock | None = None, env: Mapping[str, str] | None = None, hosts: str = ""
 ) -> Outgoing:

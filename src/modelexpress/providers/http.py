@@ -20,6 +20,7 @@ from modelexpress.domain.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, Limited, MxError, Unreachable
 from modelexpress.domain.refs import shown
 from modelexpress.providers.addresses import GuardedResolver, Places
+from modelexpress.providers.causes import cause_of, without_secrets
 from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
 from modelexpress.providers.quiet import Client, QuietTimes
 from modelexpress.providers.retry import (
@@ -137,7 +138,8 @@ class Outgoing:
                 wait = self._wait(ask.retry, attempt, None)
                 if wait is None:
                     raise self._unreachable(url, error) from error
-                _log.debug("%s: %s; attempt %d, again in %.1f s", _named(url), error, attempt, wait)
+                cause = cause_of(error)
+                _log.debug("%s: %s; attempt %d, again in %.1f s", _named(url), cause, attempt, wait)
             else:
                 response = answer.response
                 wait = self._wait_after(ask, response, attempt)
@@ -229,7 +231,7 @@ class Outgoing:
             _ = (target.host, target.port, str(target).encode())  # yarl looks at these only when asked
         except ValueError as error:
             raise Forbidden(
-                f"{_named(source)} redirects to {shown(location)}, which is no address"
+                f"{_named(source)} redirects to {shown(without_secrets(location))}, which is no address"
             ) from error
         self.options.places.check_redirect(source, target)
         return target
@@ -299,9 +301,9 @@ class Outgoing:
         )
 
     def _unreachable(self, url: URL, error: Exception) -> Unreachable:
-        cause = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return Unreachable(
-            f"{_named(url)} cannot be reached: {cause}; check the network, HTTPS_PROXY and origin.endpoint",
+            f"{_named(url)} cannot be reached: {cause_of(error)}; "
+            "check the network, HTTPS_PROXY and origin.endpoint",
             address=_named(url),
             is_gone=self._is_gone(error),
         )

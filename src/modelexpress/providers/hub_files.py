@@ -13,6 +13,7 @@ from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Corrupt, Limited, MxError, Unreachable
 from modelexpress.providers.bandwidth import Bandwidth
+from modelexpress.providers.causes import cause_of
 from modelexpress.providers.endpoints import Endpoints, Visit
 from modelexpress.providers.http import Answer, Ask
 from modelexpress.providers.hub_errors import raise_for_status
@@ -66,7 +67,7 @@ class HubFiles:
                 if not await visit.endpoint.outgoing.pause(attempt, visit.retry):
                     raise Unreachable(
                         f"{reading.what} broke off at byte {reading.left.start} of {reading.size} "
-                        f"and could not be continued: {str(error) or type(error).__name__}"
+                        f"and could not be continued: {cause_of(error)}"
                     ) from error
                 _log.debug("%s broke off at %d", reading.what, reading.left.start)
 

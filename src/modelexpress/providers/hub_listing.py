@@ -12,6 +12,7 @@ from yarl import URL
 from modelexpress.domain.errors import Corrupt, MxError
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef, is_commit, shown
+from modelexpress.providers.causes import without_secrets
 
 MOST_FILES = 100_000
 MOST_PAGES = 1_000
@@ -72,7 +73,9 @@ def find_next_page(link: str, current: URL) -> URL | None:
     except ValueError:
         is_here = False
     if not is_here:
-        raise Corrupt(f"the file list of {current.path} goes on at another host, {shown(found[1])}")
+        raise Corrupt(
+            f"the file list of {current.path} goes on at another host, {shown(without_secrets(found[1]))}"
+        )
     return target
 
 
