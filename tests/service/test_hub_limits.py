@@ -105,3 +105,37 @@ async def test_a_short_wait_is_waited_out(house: House) -> None:
     house.hub.faults.add(Fault("status", status=429, headers={"Retry-After": "1"}))
 
     assert (await Asker(house.hub_endpoint).get(path_of(NAME))).body == FILES[LARGE]
+
+
+async def test_a_pull_that_waits_for_a_limited_token_keeps_nobody_from_his_bytes(
+    house: House, tmp_path: Path
+) -> None:
+    of_bytes = Fault("status", "resolve", times=None, status=429, headers=SLOW_DOWN, token="hf_greedy")
+    house.hub.faults.add(of_bytes)
+    async with house.client(tmp_path / "mine", hub_token="hf_greedy") as client:
+        pulling = asyncio.create_task(client.ensure(NAME))
+        while not any(asked.status == 429 for asked in house.hub.log.requests):
+            await asyncio.sleep(0.01)
+
+        async with asyncio.timeout(AT_ONCE_SECONDS):
+            assert (await Asker(house.hub_endpoint).get(path_of(OTHER))).body == FILES[LARGE]
+        assert not pulling.done(), "it waits as long as it is told to"
+        pulling.cancel()
+        await house.cache.interrupt()
+        await asyncio.gather(pulling, return_exceptions=True)
+
+
+async def test_questions_that_wait_for_a_limited_token_keep_nobody_from_his_answer(house: House) -> None:
+    short = {"Retry-After": "2"}
+    house.hub.faults.add(Fault("status", times=None, status=429, headers=short, token="hf_greedy"))
+    greedy = Asker(house.hub_endpoint, "hf_greedy")
+    limited = [asyncio.create_task(greedy.get(f"/api/models/{OTHER}?full={n}")) for n in range(20)]
+    while len(house.hub.log.requests) < 16:
+        await asyncio.sleep(0.01)
+
+    async with asyncio.timeout(1):
+        assert (await Asker(house.hub_endpoint).get(f"/api/models/{NAME}")).status == 200
+    assert not any(task.done() for task in limited)
+    await house.cache.interrupt()
+    for task in limited:
+        task.cancel()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
@@ -19,6 +18,7 @@ from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRe
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import read_refs
+from modelexpress.store.window import Slots
 
 _MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for files
 _MOST_ASKED_BYTES = 32 * 1024 * 1024
@@ -69,7 +69,7 @@ class HubDocuments:
         self._room = room
         self._parts = room.parts
         self._kept = KeptDocuments()
-        self._turns = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._turns = Slots(lambda: _MOST_AT_ONCE)
         self._asked_bytes = 0
 
     async def get(self, question: Question, caller: Caller) -> Answered:
@@ -109,7 +109,7 @@ class HubDocuments:
                 raise Limited("too many long questions are being asked; try again", _AGAIN_SECONDS)
             self._asked_bytes += size
             try:
-                async with self._turns:
+                async with self._turns.one(group=rights.fingerprint):
                     said = await self._read(question, await provider.ask(request, rights))
                 # Here, since it counts though nobody may wait for it any more.
                 await self._take(question, rights, said)

@@ -19,6 +19,7 @@ from yarl import URL
 from modelexpress.domain.clock import SYSTEM_CLOCK, SYSTEM_RANDOM, Clock, Random
 from modelexpress.domain.errors import Corrupt, Forbidden, Invalid, Limited, MxError, Unreachable
 from modelexpress.domain.refs import shown
+from modelexpress.domain.resting import rest
 from modelexpress.providers.addresses import GuardedResolver, Places
 from modelexpress.providers.causes import cause_of, without_secrets
 from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
@@ -151,14 +152,14 @@ class Outgoing:
                     return
                 response.close()
                 _log.debug("%s: %d; attempt %d, again in %.1f s", _named(url), response.status, attempt, wait)
-            await self.options.clock.sleep(wait)
+            await rest(self.options.clock, wait)
             attempt += 1
 
     async def pause(self, attempt: int, retry: RetryPolicy | None = None) -> bool:
         """Wait before attempt `attempt + 1` of something; False when there should be none."""
         wait = self._wait(retry, attempt, None)
         if wait is not None:
-            await self.options.clock.sleep(wait)
+            await rest(self.options.clock, wait)
         return wait is not None
 
     def _wait(self, retry: RetryPolicy | None, attempt: int, named: float | None) -> float | None:
@@ -200,7 +201,7 @@ class Outgoing:
                 left.seconds,
                 left.limits,
             )
-        await self.options.clock.sleep(left.seconds)
+        await rest(self.options.clock, left.seconds)
 
     def _token_for(self, target: URL, ask: Ask) -> str | None:
         # Credentials are for the origin itself: not for a CDN, whoever redirects there.

@@ -20,6 +20,7 @@ from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
 from modelexpress.domain.errors import Corrupt, Limited, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.refs import shown
+from modelexpress.domain.resting import holding
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.domain.tasks import finish, run_bounded
 from modelexpress.providers import OnVersion
@@ -85,18 +86,37 @@ class Slots:
 
     @asynccontextmanager
     async def one(self, rank: int = 0, group: object = None) -> AsyncIterator[None]:
-        """Hold a slot in the body, waiting for it as long as it takes."""
-        await self._take(rank, group)
-        self._pacing.note_open(self._clock.monotonic())
-        try:
+        """Hold a slot in the body, waiting for it as long as it takes; but not while the body rests."""
+        await self._enter(rank, group)
+        is_held = True
+
+        @asynccontextmanager
+        async def give_back() -> AsyncIterator[None]:
+            nonlocal is_held
+            self._leave()
+            is_held = False
             yield
+            await self._enter(rank, group)
+            is_held = True
+
+        try:
+            with holding(give_back):
+                yield
         except (Limited, Unreachable):
             self._pacing.note_trouble(self._clock.monotonic())
             raise
         finally:
-            self._used -= 1
-            self._pacing.note_done(self._clock.monotonic())
-            self._wake()
+            if is_held:
+                self._leave()
+
+    async def _enter(self, rank: int, group: object) -> None:
+        await self._take(rank, group)
+        self._pacing.note_open(self._clock.monotonic())
+
+    def _leave(self) -> None:
+        self._used -= 1
+        self._pacing.note_done(self._clock.monotonic())
+        self._wake()
 
     def note_bytes(self, count: int) -> None:
         """Bytes have come through one of the slots."""

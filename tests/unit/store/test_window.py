@@ -18,11 +18,13 @@ from tests.support.arrivals import GatedPool, Origin, chunk_of, content_of, dige
 from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
+from modelexpress.domain.resting import rest
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers import OnVersion
 from modelexpress.store.journal import Header, Journal
 from modelexpress.store.partial import Partial
 from modelexpress.store.window import RangedSource, Slots
+from modelexpress.testing.clock import FakeClock
 
 Make = Callable[[bytes], Partial]
 
@@ -162,6 +164,39 @@ class TestSlots:
             await woken
         assert came.is_set()
 
+    async def test_who_only_lets_time_pass_holds_no_slot_meanwhile(self) -> None:
+        clock, order = FakeClock(), list[str]()
+        slots, leave = Slots(lambda: 1), asyncio.Event()
+
+        async def wait() -> None:
+            async with slots.one():
+                order.append("asks")
+                await rest(clock, 60.0)
+                order.append("goes on")
+            await rest(clock, 1.0)
+
+        async def use() -> None:
+            async with slots.one():
+                order.append("other")
+                await leave.wait()
+
+        tasks = [asyncio.create_task(wait()), asyncio.create_task(use())]
+        await clock.advance(60.0)
+        assert order == ["asks", "other"]
+        leave.set()
+        await clock.advance(1.0)
+        await asyncio.gather(*tasks)
+        assert order == ["asks", "other", "goes on"] and repr(slots) == "<Slots 0 of 1 used, 0 waiting>"
+
+    async def test_what_is_held_is_not_given_back_by_a_task_that_the_holder_started(self) -> None:
+        clock, slots = FakeClock(), Slots(lambda: 1)
+        async with slots.one():
+            other = asyncio.create_task(rest(clock, 1.0))
+            await asyncio.sleep(0)
+            assert repr(slots) == "<Slots 1 of 1 used, 0 waiting>"
+            await clock.advance(1.0)
+            await other
+
     @given(seed=st.integers(0, 2**32), limit=st.integers(1, 4), users=st.integers(1, 25))
     def test_no_schedule_loses_a_slot_or_gives_one_too_many(self, seed: int, limit: int, users: int) -> None:
         async def run() -> None:
@@ -173,7 +208,10 @@ class TestSlots:
 
 
 class Schedule:
-    """Users come, hold, come back, are cancelled or fail, while the limit moves; all from one seed."""
+    """Users come, hold, rest, come back, are cancelled or fail, while the limit moves; all from one seed.
+
+    It is the clock by which they rest.
+    """
 
     def __init__(self, chance: random.Random, limit: int) -> None:
         self.chance = chance
@@ -191,6 +229,18 @@ class Schedule:
             await self.turns(3)
             async with self.slots.one():
                 await self.stay()
+                if self.chance.random() < 0.3:
+                    await rest(self, 3)
+                    await self.stay()
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def wall(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        await self.turns(int(seconds))
 
     async def stay(self) -> None:
         self.inside += 1
