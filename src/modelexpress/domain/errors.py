@@ -112,15 +112,18 @@ class Unreachable(MxError):
     """An origin, a server or a registry that does not answer.
 
     `address`: what alone is known to have no good answer; empty: that is not known. `is_gone`: nobody is
-    there at all, whatever is asked.
+    there at all, whatever is asked. `has_answered`: it is well, and has no answer to what was asked here.
     """
 
     code = "Unreachable"
 
-    def __init__(self, message: str, address: str = "", is_gone: bool = False) -> None:
+    def __init__(
+        self, message: str, address: str = "", is_gone: bool = False, has_answered: bool = False
+    ) -> None:
         super().__init__(message)
         self.address = address
         self.is_gone = is_gone
+        self.has_answered = has_answered
 
 
 class StorageFailed(MxError):

@@ -109,6 +109,8 @@ class Endpoints:
         self._troubled[self._endpoints.index(visit.endpoint)].clear()
 
     def _note_outage(self, endpoint: Endpoint, error: Unreachable) -> None:
+        if error.has_answered and endpoint.is_origin:
+            return  # how somebody asks may be why
         number = self._endpoints.index(endpoint)
         troubled = self._troubled[number]
         troubled.add(error.address)

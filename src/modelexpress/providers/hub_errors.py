@@ -32,4 +32,5 @@ def _error_for(response: aiohttp.ClientResponse, what: str, has_token: bool, bas
     if status in (404, 410):
         missing = {"RevisionNotFound": "the revision", "EntryNotFound": "the file"}.get(code, "it")
         return NotFound(f"{what}: {missing} does not exist at {base}")
-    return Unreachable(f"{base} answers {status} {response.reason} for {what}")
+    said = f"{base} answers {status} {response.reason} for {what}"
+    return Unreachable(said, has_answered=status < 500)

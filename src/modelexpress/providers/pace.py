@@ -59,7 +59,7 @@ class Pace:
         self._open = max(self._open - 1, 0)
 
     def note_trouble(self, now: float) -> None:
-        """The origin asked to slow down, failed or cut a connection: halve, once for what comes together."""
+        """The origin failed or cut a connection: halve, once for what comes together."""
         self._pass_time(now)
         if now < self._troubled_until:
             return

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
 from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
-from modelexpress.domain.errors import Corrupt, Limited, Unreachable, Unsupported
+from modelexpress.domain.errors import Corrupt, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.refs import shown
 from modelexpress.domain.resting import holding
@@ -59,7 +59,7 @@ class Pacing(Protocol):
         ...
 
     def note_trouble(self, now: float) -> None:
-        """The origin is asked for too much, or has gone."""
+        """The origin fails, or has gone."""
         ...
 
 
@@ -102,8 +102,9 @@ class Slots:
         try:
             with holding(give_back):
                 yield
-        except (Limited, Unreachable):
-            self._pacing.note_trouble(self._clock.monotonic())
+        except Unreachable as error:
+            if not error.has_answered:  # how one asks, or how much, is not trouble of all
+                self._pacing.note_trouble(self._clock.monotonic())
             raise
         finally:
             if is_held:

@@ -86,6 +86,14 @@ async def test_trouble_with_one_address_is_not_trouble_with_all(is_answered: boo
     assert order(endpoints)[0] == ("o" if is_answered else "a", False)
 
 
+async def test_an_origin_that_has_answered_keeps_its_turn_and_a_mirror_does_not() -> None:
+    endpoints = make(FakeClock(), "http://o", "http://a", "http://b")
+    for visit in endpoints.visits()[:2]:
+        endpoints.pass_over(visit, Unreachable("400", has_answered=True))
+
+    assert order(endpoints) == [("o", False), ("b", False), ("a", False), ("o", True)]
+
+
 async def test_where_nobody_is_others_are_asked_at_once() -> None:
     endpoints = make(FakeClock(), "http://o", "http://a", most_troubled=3)
     endpoints.pass_over(endpoints.visits()[0], Unreachable("gone", "x", is_gone=True))

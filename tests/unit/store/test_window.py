@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from tests.support.arrivals import GatedPool, Origin, chunk_of, content_of, digests_of, entry_of
 
 from modelexpress.domain.chunks import CHUNK_BYTES
-from modelexpress.domain.errors import Corrupt, MxError, Unreachable, Unsupported
+from modelexpress.domain.errors import Corrupt, Limited, MxError, NotFound, Unreachable, Unsupported
 from modelexpress.domain.manifest import FileEntry
 from modelexpress.domain.resting import rest
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers import OnVersion
+from modelexpress.providers.pace import Pace
 from modelexpress.store.journal import Header, Journal
 from modelexpress.store.partial import Partial
 from modelexpress.store.window import RangedSource, Slots
@@ -556,6 +557,30 @@ class TestTrouble:
                 await RangedSource(Origin(content, fail), pool, slots).fill(entry_of(content), make(content))
 
         assert repr(slots) == "<Slots 0 of 2 used, 0 waiting>"
+
+    @pytest.mark.parametrize(
+        ("error", "allowed"),
+        [
+            (Unreachable("gone"), 4),
+            (Unreachable("400", has_answered=True), 8),
+            (Limited("one token", 60.0), 8),
+            (NotFound("x"), 8),
+        ],
+        ids=["trouble", "a 400", "a limit", "a no"],
+    )
+    async def test_what_one_caller_is_told_slows_nobody_else(
+        self, pool: GatedPool, make: Make, error: MxError, allowed: int
+    ) -> None:
+        pace, content = Pace(16, initial=8), content_of(1000)
+
+        async def fail(offset: int) -> None:
+            raise error
+
+        slots = Slots(lambda: pace.allowed, pace)
+        with pytest.raises(type(error)):
+            await RangedSource(Origin(content, fail), pool, slots).fill(entry_of(content), make(content))
+
+        assert pace.allowed == allowed
 
     async def test_an_origin_without_ranges_is_read_whole_and_in_order(
         self, pool: GatedPool, make: Make
