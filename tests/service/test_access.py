@@ -252,12 +252,15 @@ async def test_what_a_members_pull_has_brought_so_far_is_nobody_elses(
     assert records and not any(record.is_read_by_server or record.is_public for record in records)
 
 
+GONE = {"X-Error-Code": "RepoNotFound"}
+
+
 def kept_bytes(house: House) -> int:
     """Of the disk, for interrupted pulls to go on from."""
     return sum(path.stat().st_blocks * 512 for path in (house.root / ".mx/partials").glob("*.part"))
 
 
-@pytest.mark.parametrize("who", ["nobody", "may not", "asks for what is not there"])
+@pytest.mark.parametrize("who", ["nobody", "may not", "asks for what is not there", "was revoked"])
 async def test_who_fails_takes_nothing_from_those_whose_pull_was_interrupted(
     hub: LocalHub, house: House, tmp_path: Path, who: str
 ) -> None:
@@ -281,8 +284,12 @@ async def test_who_fails_takes_nothing_from_those_whose_pull_was_interrupted(
         kept = kept_bytes(house)
 
         token = {"nobody": None, "may not": "hf_other"}.get(who, "hf_second")
-        chosen = Selection(include=("*.nothing",)) if token == "hf_second" else None
+        chosen = Selection(include=("*.nothing",)) if who == "asks for what is not there" else None
         async with house.client(tmp_path / "other", hub_token=token) as other:
+            if who == "was revoked":  # for whom there is no such repository any more, which is not known here
+                await other.ensure("demo/large", Selection(include=("config.json",)))
+                gone = Fault("status", "resolve", status=404, token=token, headers=GONE, times=None)
+                hub.faults.add(gone)
             with pytest.raises((Forbidden, Unauthenticated, NotFound)):
                 await other.ensure(f"demo/large@{commit}", chosen)
         assert kept_bytes(house) == kept > 0

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelexpress.cache.access import get_provider, is_outage, is_refusal
+from modelexpress.cache.access import get_provider, is_outage
 from modelexpress.cache.flights import PullState
 from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.space import Needs, OnSpend
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Internal, MxError, NotFound, StorageFailed
+from modelexpress.domain.errors import Corrupt, Internal, MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.manifest import FileEntry, Manifest, Proof
 from modelexpress.domain.progress import Phase, Progress, format_bytes
@@ -113,14 +113,14 @@ class Pull:
         self._is_open = False  # whether the origin lets this caller have what proves it: see `_find_open`
         self._is_served = False  # whether the server's own credentials have read this repository before
         self._begun: list[FileEntry] = []  # the files that were asked of the origin
+        self._resumed: set[str] = set()  # those of which another pull has left some
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
         try:
             return await self._run()
-        except MxError as error:
-            if not is_outage(error) and not is_refusal(error):
-                await self._drop_begun()
+        except (Corrupt, NoRoom, StorageFailed):
+            await self._drop_begun()
             raise
 
     async def _run(self) -> Pulled:
@@ -245,8 +245,10 @@ class Pull:
         self._is_served = any(record.is_read_by_server for record in records if record.held)
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         # Interrupted pulls have taken some from the disk already, for these very files.
-        taken = self._parts.blobs.partials.allocated_bytes(self._repository, absent)
-        return findings, sum(entry.size for entry in absent) - taken
+        partials = self._parts.blobs.partials
+        taken = {entry.path: partials.allocated_bytes(self._repository, [entry]) for entry in absent}
+        self._resumed |= {path for path, size in taken.items() if size}
+        return findings, sum(entry.size for entry in absent) - sum(taken.values())
 
     async def _save_ownership(self, manifest: Manifest, findings: Iterable[Finding]) -> None:
         """Say what is going to be ours before it exists, so that no crash makes it nobody's."""
@@ -355,7 +357,8 @@ class Pull:
     async def _drop_begun(self) -> None:
         """Nobody is going to go on from these; what other pulls left is theirs."""
         what, partials = f"removing partial files of {self._request.ref}", self._parts.blobs.partials
-        await finish(self._parts.pool.run(what, partials.delete_of, self._repository, self._begun))
+        begun = [entry for entry in self._begun if entry.path not in self._resumed]
+        await finish(self._parts.pool.run(what, partials.delete_of, self._repository, begun))
 
     async def _find_open(self, chosen: Iterable[FileEntry]) -> bool:
         """Whether the origin lets this caller, who has no token, read the repository, though it sent nothing.

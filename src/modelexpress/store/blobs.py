@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelexpress.domain.chunks import CHUNK_BYTES
-from modelexpress.domain.errors import (
-    Busy,
-    Cancelled,
-    Corrupt,
-    Forbidden,
-    Limited,
-    MxError,
-    Unauthenticated,
-    Unreachable,
-)
+from modelexpress.domain.errors import Corrupt, NoRoom, StorageFailed
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Proof
 from modelexpress.domain.refs import shown
 from modelexpress.domain.tasks import finish, finish_or_undo
@@ -38,9 +29,6 @@ from modelexpress.store.twins import Twin, Twins
 
 _READINGS = 2  # a failed first proof costs one more reading of that file, then it is the origin's fault
 _REPAIRS = 3  # of chunks that are not what the list says, before the list counts as wrong
-
-# After these the same bytes are wanted again, soon, if only by others; after the rest they are worth nothing.
-_RESUMED = (Busy, Cancelled, Forbidden, Limited, Unauthenticated, Unreachable)
 
 _log = logging.getLogger(__name__)
 
@@ -105,8 +93,9 @@ class Blobs:
 
         Of a damaged file the chunks that its recorded digest list vouches for are kept and not fetched
         again; it stays where it is until the mended one takes its place.
-        Raises Corrupt when the origin's bytes are wrong twice. On an outage or a cancellation what has
-        arrived is kept to be resumed; after any other error no file is left.
+        Raises Corrupt when the origin's bytes are wrong twice: then no file is left. After any other error
+        what has arrived is kept to be resumed, if only by others; but after NoRoom and StorageFailed only
+        what others had begun.
         """
         entry = finding.entry
         if finding.presence is not Presence.ABSENT and await self._is_proven_now(finding):
@@ -196,8 +185,9 @@ class Blobs:
             self.stand(proven, blob, mtime_ns, arriving.watch)
             return Obtained(proven, HeldEntry(_proof_of(entry), mtime_ns), arriving.fetched, twins)
         except BaseException as error:
-            is_wanted = isinstance(error, _RESUMED) or not isinstance(error, MxError)
-            is_kept = is_wanted and _is_worth_keeping(entry, partial, arriving.bytes_kept)
+            is_kept = _is_wanted_after(error, partial) and _is_worth_keeping(
+                entry, partial, arriving.bytes_kept
+            )
             arriving.end(is_kept)
             raise
         finally:
@@ -257,6 +247,13 @@ class Blobs:
             f"{repository.name}: file {shown(entry.path)} does not become what the server proved, "
             f"after {_REPAIRS} attempts"
         )
+
+
+def _is_wanted_after(error: BaseException, partial: Partial) -> bool:
+    # How this caller was refused says nothing about the bytes, which others want, and may have brought.
+    if isinstance(error, NoRoom | StorageFailed):
+        return partial.is_taken_over
+    return not isinstance(error, Corrupt)
 
 
 def _is_worth_keeping(entry: FileEntry, partial: Partial, bytes_elsewhere: int = 0) -> bool:

@@ -30,6 +30,8 @@ class Partial(Arrivals):
         self.path = path
         self.continues: str | None = None
         """The name of the file that it goes on with, if it has all that anybody can have read of that."""
+        self.is_taken_over = False
+        """Whether it goes on with what another pull began."""
         self._journal = journal
         self._etags: dict[str, str] = {}
         self._etags_to_save: list[tuple[str, str]] = []

@@ -61,6 +61,7 @@ class Partials:
         header = Header(repository.name, entry.path, entry.size, _vouched(entry), self._process)
         partial = self._begin(path, header, on_arrival)
         if before is not None:
+            partial.is_taken_over = True
             os.utime(path)  # an old file that is gone on with is not abandoned
             if self._take_over(partial, before) and self._has_all(before):
                 partial.continues = before.part.name

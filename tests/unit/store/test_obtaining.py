@@ -36,6 +36,7 @@ from modelexpress.domain.errors import (
     Cancelled,
     Corrupt,
     Forbidden,
+    Invalid,
     Limited,
     MxError,
     NoRoom,
@@ -240,9 +241,9 @@ class TestWrongOrigins:
 
 
 # Who may not read it says nothing about those who may.
-REFUSED = [Forbidden("x"), Unauthenticated("x")]
+REFUSED = [Forbidden("x"), Unauthenticated("x"), NotFound("x"), Invalid("x", is_loop=True)]
 WANTED_AGAIN = [Unreachable("x"), Limited("x"), Busy("x"), Cancelled("x"), *REFUSED, RuntimeError("a defect")]
-WORTH_NOTHING = [NotFound("x"), NoRoom("x"), StorageFailed("x")]
+OUR_DISK = [NoRoom("x"), StorageFailed("x")]
 
 
 def failing(error: BaseException, after: int, content: bytes = CONTENT) -> Origin:
@@ -276,13 +277,22 @@ class TestInterruptions:
         assert origin.bytes_read <= SIZE - CHUNK_BYTES
         assert_sound(bench, again)
 
-    @pytest.mark.parametrize("error", WORTH_NOTHING, ids=lambda error: type(error).__name__)
-    async def test_after_any_other_error_nothing_is_left(self, bench: Bench, error: MxError) -> None:
+    @pytest.mark.parametrize("error", OUR_DISK, ids=lambda error: type(error).__name__)
+    @pytest.mark.parametrize("is_first", [True, False], ids=["begun by it", "begun by another"])
+    async def test_what_failed_for_our_own_disk_leaves_what_others_had_begun(
+        self, bench: Bench, error: MxError, is_first: bool
+    ) -> None:
         heard = Heard(SIZE)
+        if not is_first:
+            with pytest.raises(Unreachable):
+                await bench.obtain(ENTRY, bench.source(failing(Unreachable("x"), 4 * CHUNK_BYTES)))
         with pytest.raises(type(error)):
             await bench.obtain(ENTRY, bench.source(failing(error, 4 * CHUNK_BYTES)), heard)
 
-        assert_nothing_left(bench, heard)
+        if is_first:
+            assert_nothing_left(bench, heard)
+        else:
+            assert_kept(bench, heard)
 
     async def test_an_outage_before_the_first_chunk_leaves_nothing(self, bench: Bench) -> None:
         heard = Heard(SIZE)
