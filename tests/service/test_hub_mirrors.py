@@ -65,6 +65,22 @@ async def test_trouble_with_one_file_does_not_make_a_mirror_decide(house: House,
     assert mirror.log.requests == []
 
 
+async def test_trouble_with_many_files_does_not_let_a_mirror_decide_either(
+    house: House, mirror: LocalHub
+) -> None:
+    await read(house, GATED, "hf_member")
+    await house.settle()
+    house.hub.revoke("hf_member")
+    fail(house.hub, "evil*")
+    for number in range(4):
+        assert (await read(house, OPEN, None, f"evil{number}")).status == 502
+    mirror.log.clear()
+
+    for file in (LARGE, SMALL):
+        assert (await read(house, GATED, "hf_member", file)).status == 401
+    assert mirror.log.requests == []
+
+
 async def test_in_an_outage_a_mirror_stands_in_for_those_alone_whom_the_origin_allowed(
     house: House, mirror: LocalHub
 ) -> None:

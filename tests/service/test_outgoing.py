@@ -325,3 +325,21 @@ async def test_an_address_where_nobody_is_fails_sooner_than_an_outage() -> None:
         await origin_away.close()
 
     assert short < long
+
+
+class Silent(Origin):
+    """Hears what is asked, and says nothing."""
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._read_head(reader)
+        await reader.read()
+
+
+async def test_an_answer_that_may_take_less_than_usual_is_waited_for_no_longer() -> None:
+    async with Silent(lambda _: b"") as origin:
+        outgoing = make_outgoing(origin.endpoint)
+        async with asyncio.timeout(2):
+            with pytest.raises(Unreachable, match="no answer in time") as caught:
+                await outgoing.get_json(Ask(URL(origin.endpoint), retry=QUICK.once(), seconds=0.05))
+        await outgoing.close()
+    assert not caught.value.is_gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yarl import URL
 
@@ -15,6 +15,7 @@ from modelexpress.providers.http import Outgoing
 from modelexpress.providers.retry import RetryPolicy
 
 _PAUSE_SECONDS = 30.0
+_BRIEF_SECONDS = 3.0  # clients of a Hub give a HEAD up after 10 s, and mirrors need some of that
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +38,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One turn of an endpoint, with the patience it gets in it."""
+    """One turn of an endpoint, with the patience it gets; `seconds`: for its answer, if not as usual."""
 
     endpoint: Endpoint
     retry: RetryPolicy
     is_last: bool
+    seconds: float | None = None
 
 
 class Rota:
@@ -65,7 +67,9 @@ class Endpoints:
     """The origin first, then its mirrors, then the origin once more with all patience.
 
     One that nobody reaches, or that has no good answer for `most_troubled` addresses in a row, has its turn
-    behind the others for 30 seconds. What it limits is one client's affair (see `quiet`).
+    behind the others for 30 seconds. What it limits is one client's affair (see `quiet`). Of who may read
+    the origin has the first word all the same, unless nobody reaches it: anybody can ask on purpose for what
+    it has trouble with.
     """
 
     def __init__(
@@ -77,20 +81,30 @@ class Endpoints:
         self._retry = retry
         self._clock = clock
         self._rota = Rota(len(self._endpoints))
+        self._gone_until = float("-inf")  # the origin
 
     @property
     def origin(self) -> Endpoint:
         """The one that decides who may read."""
         return self._endpoints[0]
 
-    def visits(self, has_mirrors: bool = True) -> list[Visit]:
-        """The turns in which something is asked for now; without `has_mirrors`, of the origin alone."""
-        order = self._rota.order(self._clock.monotonic()) if has_mirrors else [0]
+    def visits(self, has_mirrors: bool = True, is_about_rights: bool = False) -> list[Visit]:
+        """The turns in which something is asked for now; without `has_mirrors`, of the origin alone.
+
+        `is_about_rights`: the origin comes first while it can be reached, if only briefly.
+        """
+        now = self._clock.monotonic()
+        order = self._rota.order(now) if has_mirrors else [0]
+        first = []
+        if is_about_rights and order[0] != 0 and self._gone_until <= now:
+            # Not a wait of ours: that would count as its silence.
+            impatient = replace(self._retry.once(), patience_seconds=0.0)
+            first = [Visit(self.origin, impatient, is_last=False, seconds=_BRIEF_SECONDS)]
         if order[-1] == 0:
             order.pop()
         short = self._retry.shortened()
         visits = [Visit(self._endpoints[number], short, is_last=False) for number in order]
-        return [*visits, Visit(self.origin, self._retry, is_last=True)]
+        return [*first, *visits, Visit(self.origin, self._retry, is_last=True)]
 
     def pass_over(self, visit: Visit, error: MxError, passed: Outages = (Unreachable, Limited)) -> None:
         """Go on after `error`. Raises it where it is the answer: of the origin, or after the last turn.
@@ -107,6 +121,8 @@ class Endpoints:
     def note_answer(self, visit: Visit) -> None:
         """Its endpoint has answered well."""
         self._troubled[self._endpoints.index(visit.endpoint)].clear()
+        if visit.endpoint.is_origin:
+            self._gone_until = float("-inf")
 
     def _note_outage(self, endpoint: Endpoint, error: Unreachable) -> None:
         if error.has_answered and endpoint.is_origin:
@@ -118,6 +134,8 @@ class Endpoints:
             return  # somebody may ask on purpose for what it has trouble with
         troubled.clear()
         now = self._clock.monotonic()
+        if error.is_gone and endpoint.is_origin:
+            self._gone_until = now + _PAUSE_SECONDS
         if self._rota.note_trouble(number, now, _PAUSE_SECONDS) and len(self._endpoints) > 1:
             _log.warning(
                 "%s does not answer and is asked last for %.0f s: %s", endpoint.base, _PAUSE_SECONDS, error

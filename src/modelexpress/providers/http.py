@@ -61,7 +61,8 @@ class Ask:
     """One request: `token` goes to the origin alone; `retry` None: as patient as the options say.
 
     A HEAD is not redirected to another host: what the origin says of a file stands in its own answer.
-    `via`: the proxies through which the one came for whom this is asked.
+    `via`: the proxies through which the one came for whom this is asked. `seconds`: how long the answer may
+    take, if not as long as the options say.
     """
 
     url: URL
@@ -71,6 +72,7 @@ class Ask:
     method: str = "GET"
     body: bytes | None = None
     via: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +245,9 @@ class Outgoing:
             sent["Authorization"] = f"Bearer {token}"
         proxy = find_proxy(url, self.options.env)
         response = await self._open().request(
-            ask.method, url, headers=sent, data=ask.body, proxy=proxy, allow_redirects=False
-        )
+            ask.method, url, headers=sent, data=ask.body, proxy=proxy, allow_redirects=False,
+            timeout=self._timeout(ask.seconds),
+        )  # fmt: skip
         if response.status == _LOOP_DETECTED:
             response.close()
             raise Invalid(
@@ -262,17 +265,20 @@ class Outgoing:
                 ssl=_ssl_context(options.env),
                 resolver=GuardedResolver(options.places, find_proxy_hosts(options.env)),
             )
-            seconds = options.timeout_seconds
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 trust_env=False,  # would also send ~/.netrc; find_proxy finds proxies
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
                 headers={"User-Agent": options.user_agent, "Accept-Encoding": "identity"},
                 read_bufsize=1024 * 1024,
             )
         return self._session
+
+    def _timeout(self, seconds: float | None) -> aiohttp.ClientTimeout:
+        # By socket: the wait for a connection that others use is ours.
+        most = self.options.timeout_seconds
+        return aiohttp.ClientTimeout(total=None, sock_connect=most, sock_read=min(seconds or most, most))
 
     async def _read_bounded(self, response: aiohttp.ClientResponse) -> bytes:
         pieces, size = [], 0

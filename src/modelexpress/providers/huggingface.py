@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -159,7 +159,8 @@ class HuggingFaceProvider:
             return self._look_up_at(visit, ref, path, caller)
 
         # A token that is limited may have lost its permission: the origin is there, and has not said.
-        return await self._ask_in_turn(look, has_mirrors, passed=(Unreachable,))
+        visits = self._endpoints.visits(has_mirrors, is_about_rights=True)
+        return await self._ask_in_turn(look, visits, passed=(Unreachable,))
 
     async def ask(self, request: DocumentRequest, caller: Caller) -> Document:
         """What the origin itself answers, a refusal too. Raises Limited and Unreachable."""
@@ -188,6 +189,7 @@ class HuggingFaceProvider:
             retry=visit.retry.shortened().impatient(),
             method="HEAD",
             via=caller.via,
+            seconds=visit.seconds,
         )
         async with endpoint.outgoing.request(ask) as answer:
             if answer.response.status < 400:
@@ -199,10 +201,10 @@ class HuggingFaceProvider:
     async def _ask_in_turn(
         self,
         ask: Callable[[Visit], Awaitable[_T]],
-        has_mirrors: bool = True,
+        visits: Sequence[Visit] = (),
         passed: Outages = (Unreachable, Limited),
     ) -> _T:
-        for visit in self._endpoints.visits(has_mirrors):
+        for visit in visits or self._endpoints.visits():
             try:
                 answer = await ask(visit)
             except MxError as error:

@@ -86,6 +86,29 @@ async def test_trouble_with_one_address_is_not_trouble_with_all(is_answered: boo
     assert order(endpoints)[0] == ("o" if is_answered else "a", False)
 
 
+async def test_of_who_may_read_the_origin_has_the_first_word_while_it_can_be_reached() -> None:
+    clock = FakeClock()
+    endpoints = make(clock, "http://o", "http://a")
+    origin = endpoints.visits()[0]
+    endpoints.pass_over(origin, Unreachable("500", "x"))
+
+    first, *rest = endpoints.visits(is_about_rights=True)
+    assert first.endpoint.is_origin and first.seconds is not None and not first.is_last
+    assert (first.retry.max_attempts, first.retry.patience_seconds) == (1, 0.0), "a wait is not its silence"
+    assert [visit.endpoint.base[-1] for visit in rest] == ["a", "o"] == [base for base, _ in order(endpoints)]
+    assert all(visit.seconds is None for visit in rest)
+
+    gone = Unreachable("nobody", "x", is_gone=True)
+    endpoints.pass_over(first, gone)
+    assert endpoints.visits(is_about_rights=True) == endpoints.visits() == rest
+    endpoints.note_answer(origin)
+    assert endpoints.visits(is_about_rights=True)[0] == first
+    endpoints.pass_over(first, gone)
+    await clock.advance(30.0)
+    assert endpoints.visits(is_about_rights=True) == endpoints.visits()
+    assert order(endpoints)[0] == ("o", False)
+
+
 async def test_an_origin_that_has_answered_keeps_its_turn_and_a_mirror_does_not() -> None:
     endpoints = make(FakeClock(), "http://o", "http://a", "http://b")
     for visit in endpoints.visits()[:2]:
