@@ -55,9 +55,9 @@ class House:
         return f"http://127.0.0.1:{self.data_port}"
 
     async def settle(self) -> None:
-        """Wait until the running pulls have ended: bytes are given out before they are recorded."""
+        """Wait until all is recorded: bytes are given out before that."""
         async with asyncio.timeout(30):
-            while len(self.cache._flights):
+            while len(self.cache._flights) or self.cache._statements.is_writing:
                 await asyncio.sleep(0.01)
 
     def client(self, root: Path, *, is_shared: bool = False, hub_token: str | None = None) -> AsyncClient:

@@ -43,16 +43,32 @@ class _Answer:
 
 Ask = Callable[[ModelRef, Caller], Awaitable[str]]
 FindLocal = Callable[[ModelRef], Awaitable[str | None]]
+OnSaid = Callable[[ModelRef, str], None]
+
+
+def _ignore(ref: ModelRef, commit: str) -> None:
+    pass
 
 
 class Freshness:
-    """Resolves refs. `ask` goes to the origin; `find_local` says what a ref meant when last pulled."""
+    """Resolves refs. `ask` goes to the origin; `find_local` says what a ref meant when last pulled.
 
-    def __init__(self, rules: FreshnessRules, clock: Clock, ask: Ask, find_local: FindLocal) -> None:
+    `on_said` is told whenever the origin has said what a ref means.
+    """
+
+    def __init__(
+        self,
+        rules: FreshnessRules,
+        clock: Clock,
+        ask: Ask,
+        find_local: FindLocal,
+        on_said: OnSaid = _ignore,
+    ) -> None:
         self._rules = rules
         self._clock = clock
         self._ask_origin = ask
         self._find_local = find_local
+        self._on_said = on_said
         self._answers: dict[ModelRef, _Answer] = {}
         self._asking = Asking()
 
@@ -81,6 +97,8 @@ class Freshness:
         self._answers[ref] = _Answer(commit, self._clock.monotonic())
         if len(self._answers) > _MOST_ANSWERS:
             del self._answers[next(iter(self._answers))]  # the one that is oldest
+        if commit is not None:
+            self._on_said(ref, commit)
 
     @property
     def stale_after_seconds(self) -> float:

@@ -17,7 +17,6 @@ from modelexpress.domain.errors import Forbidden, Limited, MxError
 from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRequest, refusal
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
-from modelexpress.store.survey import read_refs
 from modelexpress.store.window import Slots
 
 _MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for files
@@ -184,7 +183,7 @@ class HubDocuments:
 
     def _refuse_offline(self, ref: ModelRef, rights: Caller) -> Document:
         """Why it cannot be had, as a file of the same revision would be refused."""
-        commit = self._room.find_commit(ref)
+        commit = self._room.names.find_commit(ref)
         if commit is None:
             code = "RevisionNotFound" if ref.revision else "RepoNotFound"
             return refusal(404, code, f"{ref} is not in this cache, and the server is offline")
@@ -208,16 +207,20 @@ class HubDocuments:
         if before is None and question.kind in _ORIGINS_OWN:
             return None
         what = f"reading the record of {ref.name}"
-        record, refs = await self._parts.pool.run(what, self._find_record, ref)
+        record, refs = await self._parts.pool.run(what, self._find_record, ref, question.kind == "refs")
         if not self._room.may_read_alone(record, ref, rights):
             return None
         made = before or (None if record is None else _make(question, record, refs))
         return None if made is None else Answered(made, is_stale=True)
 
-    def _find_record(self, ref: ModelRef) -> tuple[SnapshotRecord | None, dict[str, str]]:
-        commit = self._room.find_commit(ref)
-        record = None if commit is None else self._parts.records.find(ref, commit)
-        return record, read_refs(self._parts.layout.repository(ref))
+    def _find_record(self, ref: ModelRef, is_any: bool) -> tuple[SnapshotRecord | None, dict[str, str]]:
+        """The record of a revision, or where `is_any` of another one; and the commits of all names."""
+        commit = self._room.names.find_commit(ref)
+        found = self._room.names.find_all(ref).items()
+        refs = {name: said.commit for name, said in found if not said.commit.startswith(name)}
+        if commit is None and is_any:
+            commit = next(iter(refs.values()), None)
+        return None if commit is None else self._parts.records.find(ref, commit), refs
 
 
 def _is_known(query: str) -> bool:
@@ -228,7 +231,7 @@ def _is_known(query: str) -> bool:
 def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:
     manifest = record.manifest
     if question.kind == "refs":
-        return list_refs(refs or dict.fromkeys(record.names, manifest.commit))
+        return list_refs(refs)
     if not record.is_listed_by_origin:
         return None  # only some of its files are known
     if question.kind == "description":

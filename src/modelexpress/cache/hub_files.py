@@ -26,6 +26,7 @@ from modelexpress.domain.refs import ModelRef, is_commit, shown
 from modelexpress.domain.selection import ALL_FILES, is_ancillary
 from modelexpress.domain.tasks import finish
 from modelexpress.providers import HubProvider
+from modelexpress.store.names import Names
 from modelexpress.store.offers import Offer, Standing, offer_id_of
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import is_untouched, place_of
@@ -97,7 +98,7 @@ class HubRoom:
     access: Access
     freshness: Freshness
     flights: Flights
-    find_commit: Callable[[ModelRef], str | None]
+    names: Names
     pull: Callable[[PullRequest, PullState], Awaitable[Pulled]]
     prefetch: Callable[[ModelRef, str, Caller], None] | None = None
     known: KnownFiles = field(default_factory=KnownFiles)
@@ -208,7 +209,7 @@ class HubFiles:
     # -- what is known here
 
     def _find_here(self, ref: ModelRef, path: str) -> Here:
-        commit = self._room.find_commit(ref)
+        commit = self._room.names.find_commit(ref)
         if commit is None:
             return Here()
         record = self._parts.records.find(ref, commit)

@@ -22,23 +22,23 @@ from modelexpress.cache.proofs import watch_proofs
 from modelexpress.cache.pull import Pull, PullRequest, describe
 from modelexpress.cache.removing import Aside
 from modelexpress.cache.space_control import SpaceControl
+from modelexpress.cache.statements import Statements
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile, HeldFiles, ProvenFile, Pulled, RemovalPlan
 from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.manifest import Manifest
-from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef
 from modelexpress.domain.selection import Selection
 from modelexpress.domain.space import EvictionPlan
 from modelexpress.domain.tasks import finish
 from modelexpress.registry import Holding
 from modelexpress.registry.sessions import Session
+from modelexpress.store.names import Names
 from modelexpress.store.offers import Offers, Standing
 from modelexpress.store.records import SnapshotRecord
-from modelexpress.store.survey import find_touched, read_refs
+from modelexpress.store.survey import find_touched
 from modelexpress.store.volume import check_writable
-
-DEFAULT_BRANCH = "main"
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +55,14 @@ class ModelCache(SpaceControl):
         self.root: Path = parts.layout.root
         self._access = access
         self._flights = Flights()
-        self._freshness = Freshness(freshness, parts.clock, self._ask_origin, self._find_local_commit)
+        self._names = Names(parts.layout, parts.records)
+        self._statements = Statements(parts, self._names)
+        self._freshness = Freshness(
+            freshness, parts.clock, self._ask_origin, self._find_local_commit, self._statements.note_name
+        )
         self._is_offline = freshness.is_offline
         room = HubRoom(
-            parts, access, self._freshness, self._flights, self._find_commit, self._pull,
+            parts, access, self._freshness, self._flights, self._names, self._pull,
             self._prefetch if parts.rules.is_prefetched else None,
         )  # fmt: skip
         self._asking = room.asking
@@ -240,6 +244,7 @@ class ModelCache(SpaceControl):
         """Stop running pulls, leaving no partial file, and let go of origins."""
         await self._asking.close()
         await self._flights.close()
+        await self._statements.close()
         await self._remover.close()
         await self._freshness.close()
         for provider in self._parts.providers.values():
@@ -275,7 +280,8 @@ class ModelCache(SpaceControl):
         outcome = "failed"
         try:
             async with self.using(request.ref, "pulled") as lease:
-                pulled = await Pull(self._parts, request, state, lease, self._access.is_allowed).run()
+                tell, may_read = self._statements.complete, self._access.is_allowed
+                pulled = await Pull(self._parts, request, state, lease, may_read, tell).run()
                 self._parts.leases.give_addresses(pulled.manifest)
             outcome = "pulled"
             return pulled
@@ -317,23 +323,7 @@ class ModelCache(SpaceControl):
         return await get_provider(self._parts.providers, ref).resolve(ref, caller)
 
     async def _find_local_commit(self, ref: ModelRef) -> str | None:
-        return await self._parts.pool.run(f"reading refs of {ref.name}", self._find_commit, ref)
-
-    def _find_commit(self, ref: ModelRef) -> str | None:
-        if ref.is_pinned:
-            return ref.revision
-        named = read_refs(self._parts.layout.repository(ref)).get(ref.revision or DEFAULT_BRANCH)
-        if named is not None:
-            return named
-        return self._find_recorded_commit(ref)
-
-    def _find_recorded_commit(self, ref: ModelRef) -> str | None:
-        """What a revision was when files were read of it of which no ref tells."""
-        records, name = self._parts.records.find_all(ref), ref.revision or DEFAULT_BRANCH
-        named = [record for record in records if name in record.names and record.held]
-        complete = [record for record in records if record.selections and ref.revision is None]
-        newest = max(named, key=_read_at, default=max(complete, key=_completed_at, default=None))
-        return None if newest is None else newest.manifest.commit
+        return await self._parts.pool.run(f"reading refs of {ref.name}", self._names.find_commit, ref)
 
     def _find_aside(self, ref: ModelRef) -> Aside | None:
         """A pinned commit that was removed in the middle of somebody's reading, who comes for the rest."""
@@ -354,7 +344,7 @@ class ModelCache(SpaceControl):
         raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")
 
     def _find_held(self, ref: ModelRef) -> SnapshotRecord | None:
-        commit = self._find_commit(ref)
+        commit = self._names.find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
         return record if record is not None and record.held and self._is_shown(record) else None
 
@@ -405,11 +395,3 @@ def _manifest_of(record: SnapshotRecord, ref: ModelRef, selection: Selection | N
         raise NotFound(f"{ref} is here, but not complete for this selection; pull it first")
     paths = {e.path for e in selection.choose(record.manifest.files)} - set(done.missing)
     return record.manifest.only(paths)
-
-
-def _read_at(record: SnapshotRecord) -> int:
-    return max(held.mtime_ns for held in record.held.values())
-
-
-def _completed_at(record: SnapshotRecord) -> float:
-    return max(done.completed_at for done in record.selections.values())

@@ -94,9 +94,11 @@ class Pull:
         state: PullState,
         lease: Lease,
         is_allowed: Callable[[Caller, ModelRef], Awaitable[bool]],
+        tell: Callable[[SnapshotRecord], SnapshotRecord],
     ) -> None:
         self._parts = parts
         self._is_allowed = is_allowed
+        self._tell = tell  # adds what the origin has said of the commit
         self._lease = lease
         self._request = request
         self._state = state
@@ -416,18 +418,17 @@ class Pull:
         caller = self._request.caller
         # What another caller's token brought is not the server's because somebody without one asks.
         is_server = caller.hub_token is None and self._is_open
-        names = self._state.revisions if self._request.single is not None else frozenset[str]()
-        return replace(
+        recorded = replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
             is_read_by_server=record.is_read_by_server or is_server,
             is_public=record.is_public or (is_server and caller.is_stranger),
-            names=record.names.union(names),
             held=held,
             # Saved before the first byte; but another program may have removed the record meanwhile.
             owned={**{p: Owned() for p in self._obtained}, **self._owned, **record.owned},
             selections=selections,
         )
+        return self._tell(recorded)
 
 
 def _with_file(record: SnapshotRecord, single: FileEntry) -> Manifest:

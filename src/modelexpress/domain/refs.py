@@ -9,6 +9,8 @@ from enum import Enum
 
 from modelexpress.domain.errors import Invalid
 
+DEFAULT_BRANCH = "main"
+
 _SHOWN_CHARACTERS = 80
 _HF_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_.!&,()'][A-Za-z0-9_.!&,()'+=@#/-]{0,254}")

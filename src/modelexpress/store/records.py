@@ -6,17 +6,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from modelexpress.domain.errors import Invalid, MxError, Unsupported
 from modelexpress.domain.manifest import Digest, FileEntry, Manifest, Proof
-from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, ProviderKind
 from modelexpress.store.disk import Staged, find_files
 from modelexpress.store.layout import Layout
 
 FORMAT = 1
+_MOST_NAMES = 100
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
 
@@ -57,7 +58,8 @@ class SnapshotRecord:
     `is_listed_by_origin` False: the listing was read off a directory that another tool wrote, so
     files may be missing from it. `is_read_by_server`: the server's own credentials have read this
     repository, so bytes of it are not only for the caller who brought them; `is_public`: the origin has
-    let somebody without any token read it. `names`: revisions by which it was read, for which no ref stands.
+    let somebody without any token read it. `names`: revisions that meant this commit, with the time when
+    the origin last said so; of several records with the same name the newest counts.
     """
 
     manifest: Manifest
@@ -65,7 +67,7 @@ class SnapshotRecord:
     is_read_by_server: bool = True
     is_adopted: bool = False
     is_public: bool = False
-    names: frozenset[str] = frozenset()
+    names: Mapping[str, float] = field(default_factory=dict)
     owned: Mapping[str, Owned] = field(default_factory=dict)
     held: Mapping[str, HeldEntry] = field(default_factory=dict)
     selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
@@ -73,6 +75,18 @@ class SnapshotRecord:
     def entries_held(self) -> tuple[FileEntry, ...]:
         """The proven files of the listing, by path."""
         return tuple(entry for entry in self.manifest.files if entry.path in self.held)
+
+    def named(self, names: Mapping[str, float]) -> SnapshotRecord:
+        """The same, known by `names` too since the times given; of too many the oldest go."""
+        merged = dict(self.names)
+        for name, said_at in names.items():
+            merged[name] = max(said_at, merged.get(name, 0.0))
+        return replace(self, names=dict(sorted(merged.items(), key=self._name_rank)[-_MOST_NAMES:]))
+
+    def _name_rank(self, named: tuple[str, float]) -> tuple[bool, bool, float]:
+        name, said_at = named
+        # The beginnings of a commit are names that anybody can make up: they push no other away.
+        return name == DEFAULT_BRANCH, not self.manifest.commit.startswith(name), said_at
 
 
 class Records:
@@ -161,7 +175,7 @@ def _to_json(record: SnapshotRecord) -> dict[str, Any]:
         "is_read_by_server": record.is_read_by_server,
         "is_adopted": record.is_adopted,
         "is_public": record.is_public,
-        "names": sorted(record.names),
+        "names": dict(record.names),
         "files": [_file_to_json(entry, record) for entry in record.manifest.files],
         "selections": {
             key: {"completed_at": done.completed_at, "missing": list(done.missing)}
@@ -201,11 +215,19 @@ def _from_json(content: dict[str, Any]) -> SnapshotRecord:
         is_read_by_server=bool(content["is_read_by_server"]),
         is_adopted=bool(content["is_adopted"]),
         is_public=bool(content.get("is_public", False)),
-        names=frozenset(map(str, content.get("names", ()))),
+        names=_names_from_json(content.get("names", {}), held),
         owned=owned,
         held=held,
         selections=selections,
     )
+
+
+def _names_from_json(said: Any, held: Mapping[str, HeldEntry]) -> dict[str, float]:
+    if isinstance(said, dict):
+        return {str(name): float(said_at) for name, said_at in said.items()}
+    # Of an older version, which kept no time of its own: when a file of it was read last will do.
+    read_at = max((entry.mtime_ns for entry in held.values()), default=0) / 1e9
+    return dict.fromkeys(map(str, said), read_at)
 
 
 def _file_from_json(row: dict[str, Any]) -> FileEntry:

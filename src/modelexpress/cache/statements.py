@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the origin says of commits, beside everything else: for the records that there are, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from modelexpress.cache.parts import CacheParts
+from modelexpress.domain.errors import MxError
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, is_commit
+from modelexpress.domain.tasks import finish
+from modelexpress.store.names import Names
+from modelexpress.store.records import SnapshotRecord
+
+_MOST_COMMITS = 1_000
+_MOST_NAMES = 100
+_LATER_SECONDS = 1e-6  # so much newer than all others is what was said last, whatever the clocks say
+_CLOSING_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Said:
+    """What was said of one commit: the revisions that meant it, and when."""
+
+    names: dict[str, float] = field(default_factory=dict)
+
+
+class Statements:
+    """Remembers what was said of the commits that were spoken of last, and lets their records say it.
+
+    A record that is made later says it too (`complete`). For a commit without a record nothing is written.
+    """
+
+    def __init__(self, parts: CacheParts, names: Names) -> None:
+        self._parts = parts
+        self._names = names
+        self._said: OrderedDict[ModelRef, _Said] = OrderedDict()
+        self._due: dict[ModelRef, set[str]] = {}  # with the names that were said just now
+        self._writing: asyncio.Task[None] | None = None
+        self._last = 0.0  # when something was said last
+
+    def note_name(self, ref: ModelRef, commit: str) -> None:
+        """The origin has just said what a moving revision means."""
+        if is_commit(ref.revision or ""):
+            return
+        pinned, name = ref.at(commit), ref.revision or DEFAULT_BRANCH
+        said = self._of(pinned)
+        said.names.pop(name, None)
+        said.names[name] = self._last = max(self._parts.clock.wall(), self._last + _LATER_SECONDS)
+        if len(said.names) > _MOST_NAMES:
+            del said.names[next(iter(said.names))]
+        self._write_later(pinned, name)
+
+    def complete(self, record: SnapshotRecord) -> SnapshotRecord:
+        """The record of a pull, with what was said of its commit."""
+        said = self._said.get(record.manifest.ref.at(record.manifest.commit))
+        return record if said is None else record.named(said.names)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is still to be written."""
+        return self._writing is not None and not self._writing.done()
+
+    async def close(self) -> None:
+        """Write what is to be written, within a time."""
+        if self._writing is None:
+            return
+        await asyncio.wait({self._writing}, timeout=_CLOSING_SECONDS)
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
+
+    def _of(self, pinned: ModelRef) -> _Said:
+        said = self._said.setdefault(pinned, _Said())
+        self._said.move_to_end(pinned)
+        if len(self._said) > _MOST_COMMITS:
+            del self._said[next(iter(self._said))]
+        return said
+
+    def _write_later(self, pinned: ModelRef, name: str | None = None) -> None:
+        names = self._due.pop(pinned, set())  # to the end: of two commits of a name the later one is right
+        self._due[pinned] = names if name is None else names | {name}
+        if len(self._due) > _MOST_COMMITS:
+            del self._due[next(iter(self._due))]
+        if not self.is_writing:
+            self._writing = asyncio.create_task(self._write_due(), name="what the origin says of commits")
+
+    async def _write_due(self) -> None:
+        while self._due:
+            pinned = next(iter(self._due))
+            names = self._due.pop(pinned)
+            try:
+                await self._write(pinned, names)
+            except MxError as error:
+                _log.debug("what %s is called could not be written: %s", pinned, error)
+
+    async def _write(self, pinned: ModelRef, names: set[str]) -> None:
+        what = f"looking at the record of {pinned}"
+        if await self._parts.pool.run(what, self._find_changed, pinned, names) is None:
+            return
+        async with self._parts.turns.of(pinned.name):
+            await finish(self._parts.pool.run(f"saving the record of {pinned}", self._save, pinned, names))
+
+    def _save(self, pinned: ModelRef, names: set[str]) -> None:
+        changed = self._find_changed(pinned, names)
+        if changed is not None:
+            self._parts.records.save(changed)
+
+    def _find_changed(self, pinned: ModelRef, names: set[str]) -> SnapshotRecord | None:
+        """The record with what is new to it; None: there is no record, or it says all that already."""
+        known = self._names.find_all(pinned, is_held=False)
+        news: dict[str, float] = {}
+        for name in names:
+            before = known.get(name)
+            if before is None or before.commit != pinned.revision:
+                last = 0.0 if before is None else before.said_at + _LATER_SECONDS
+                news[name] = max(self._last, last)
+        if not news:
+            return None
+        record = self._parts.records.find(pinned, pinned.revision or "")
+        return None if record is None else record.named(news)

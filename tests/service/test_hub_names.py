@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a branch means when the origin is away: what it was said to mean last, as far as that is here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from tests.support.asking import Asker
+from tests.support.house import House, open_house
+
+from modelexpress.domain.refs import ModelRef
+from modelexpress.testing.hub import Fault, LocalHub, Repository
+
+NAME, LARGE, SMALL = "demo/moving", "model.safetensors", "config.json"
+OLD, NEW = b"old weights " * 500, b"new weights " * 500
+
+
+@pytest.fixture
+def moving() -> Repository:
+    made = Repository(NAME)
+    made.commit({LARGE: OLD, SMALL: b"1", "third.json": b"3"})
+    return made
+
+
+@pytest.fixture
+async def hub(moving: Repository) -> AsyncIterator[LocalHub]:
+    async with LocalHub([moving]) as hub:
+        yield hub
+
+
+def path_of(file: str = LARGE, revision: str = "main") -> str:
+    return f"/{NAME}/resolve/{revision}/{quote(file)}"
+
+
+async def read(house: House, *paths: str) -> list[str]:
+    """The commits of these files, each read to its end and on record."""
+    commits = []
+    for path in paths:
+        answer = await Asker(house.hub_endpoint).get(path)
+        assert answer.status == 200, (path, answer.headers)
+        await house.settle()
+        commits.append(answer.headers["x-repo-commit"])
+    return commits
+
+
+async def warm_by_commit(house: House) -> str:
+    """What every client does to have it all: one question what `main` is, then all files by commit."""
+    ask = Asker(house.hub_endpoint)
+    said = json.loads((await ask.get(f"/api/models/{NAME}/revision/main")).body)
+    await read(house, *(path_of(row["rfilename"], said["sha"]) for row in said["siblings"]))
+    commit: str = said["sha"]
+    return commit
+
+
+@asynccontextmanager
+async def offline(hub: LocalHub, tmp_path: Path) -> AsyncIterator[Asker]:
+    hub.log.clear()
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        yield Asker(house.hub_endpoint)
+    assert not hub.log.requests
+
+
+def records(root: Path) -> list[Path]:
+    return sorted((root / ".mx" / "records").rglob("*.json"))
+
+
+async def test_a_model_that_was_brought_by_commit_is_known_by_its_branch(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        commit = await warm_by_commit(house)
+        hub.faults.add(Fault("reset", "any", times=None))
+        alone = await Asker(house.hub_endpoint).get(path_of())
+        assert (alone.status, alone.body, alone.headers["mx-stale"]) == (200, OLD, "true")
+    hub.faults.clear()
+
+    async with offline(hub, tmp_path) as ask:
+        found = await ask.get(path_of())
+        refs = json.loads((await ask.get(f"/api/models/{NAME}/refs")).body)
+    assert (found.status, found.body, found.headers["x-repo-commit"]) == (200, OLD, commit)
+    assert [(row["name"], row["targetCommit"]) for row in refs["branches"]] == [("main", commit)]
+
+
+async def test_a_tag_that_is_said_of_what_is_here_is_known_too(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    moving.tags["v1"] = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house:
+        [commit] = await read(house, path_of(revision=moving.tags["v1"]))
+        assert (await Asker(house.hub_endpoint).head(path_of(revision="v1"))).status == 200
+        await house.settle()
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of(revision="v1"))).headers["x-repo-commit"] == commit
+        assert (await ask.get(f"/api/models/{NAME}/refs")).status == 200, "no branch is known"
+        assert (await ask.get(path_of())).status == 404
+
+
+@pytest.mark.parametrize("case", ["pulled before", "old commit read later", "taken back", "clock set back"])
+async def test_a_branch_is_what_the_origin_said_last(
+    hub: LocalHub, moving: Repository, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house:
+        if case == "pulled before":
+            async with house.client(tmp_path / "mine") as client:
+                await client.pull(NAME)
+        await read(house, path_of())
+        last = moving.commit({LARGE: NEW, SMALL: b"2"})
+        if case == "clock set back":
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now - 5_000)
+        await read(house, path_of())
+        if case == "old commit read later":
+            await read(house, path_of("third.json", first))
+        if case == "taken back":
+            moving.branches["main"] = last = first
+            await read(house, path_of())
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert await read(house, path_of()) == [last]
+    hub.faults.clear()
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == last
+
+
+async def test_a_branch_that_was_taken_back_is_so_over_grpc_too(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    first = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
+        await client.pull(NAME)
+        moving.commit({LARGE: NEW})
+        await read(house, path_of())
+        moving.branches["main"] = first
+        await client.pull(NAME)  # which finds all here, and the ref as it is to be
+        await house.settle()
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert await read(house, path_of()) == [first]
+
+
+async def test_a_branch_that_moves_without_a_change_to_the_file_has_moved(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        await read(house, path_of())
+        last = moving.commit({SMALL: b"2"})
+        await read(house, path_of())
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == last
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+async def test_what_another_tool_says_of_a_branch_counts_when_it_says_it_later(
+    hub: LocalHub, moving: Repository, tmp_path: Path, is_later: bool
+) -> None:
+    first = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house:
+        await read(house, path_of())
+        last = moving.commit({LARGE: NEW})
+        await read(house, path_of())
+        ref = house.root / "models--demo--moving/refs/main"
+        ref.parent.mkdir()
+        ref.write_text(first)
+        said_at = time.time() + (10 if is_later else -10)
+        os.utime(ref, (said_at, said_at))
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == (first if is_later else last)
+
+
+async def test_nothing_is_written_again_as_long_as_nothing_is_new(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path) as house:
+        await warm_by_commit(house)
+        await read(house, path_of())
+        [record] = records(house.root)
+        before = record.stat()
+        for path in (path_of(), path_of(SMALL)):
+            await read(house, path)
+        assert (await Asker(house.hub_endpoint).get(f"/api/models/{NAME}")).status == 200
+        await house.settle()
+        assert record.stat() == before
+
+
+async def test_names_of_what_is_not_here_leave_nothing(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path) as house:
+        ask = Asker(house.hub_endpoint)
+        assert (await ask.head(path_of())).status == 200
+        assert (await ask.get(f"/api/models/{NAME}/revision/main")).status == 200
+        await house.settle()
+        assert not records(house.root)
+
+
+async def test_a_name_goes_with_its_record(hub: LocalHub, moving: Repository, tmp_path: Path) -> None:
+    first = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house:
+        await read(house, path_of())
+        last = moving.commit({LARGE: NEW})
+        await read(house, path_of())
+        await house.cache.remove([ModelRef.parse(NAME, revision=last)], is_dry_run=False)
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == first
+
+
+async def test_a_disk_that_takes_no_name_keeps_nobody_from_reading(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        [commit] = await read(house, path_of(revision=moving.branches["main"]))
+        [record] = records(house.root)
+        content: dict[str, Any] = json.loads(record.read_text())
+        record.write_text(json.dumps({**content, "format": 1_000}))  # a newer version's: it stays
+        assert (await Asker(house.hub_endpoint).head(path_of())).status == 200
+        await house.settle()
+        assert json.loads(record.read_text())["format"] == 1_000
+
+        record.write_text(json.dumps(content))
+        assert await read(house, path_of()) == [commit]
+        assert "main" in json.loads(record.read_text())["names"], "it goes on with what comes after"
+
+
+async def test_names_that_an_older_version_kept_are_still_known(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path) as house:
+        [commit] = await read(house, path_of())
+        [record] = records(house.root)
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps({**content, "names": ["main"]}))
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == commit
