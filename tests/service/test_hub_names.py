@@ -89,6 +89,40 @@ async def test_a_model_that_was_brought_by_commit_is_known_by_its_branch(
     assert [(row["name"], row["targetCommit"]) for row in refs["branches"]] == [("main", commit)]
 
 
+async def test_a_model_all_of_which_was_brought_by_commit_is_described_offline(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        commit = await warm_by_commit(house)
+
+    async with offline(hub, tmp_path) as ask:
+        for path in ("", "/revision/main", f"/revision/{commit}"):
+            said = json.loads((await ask.get(f"/api/models/{NAME}{path}")).body)
+            assert (said["sha"], said["private"], len(said["siblings"])) == (commit, False, 3)
+        listed = await ask.get(f"/api/models/{NAME}/tree/{commit}?recursive=true&expand=false")
+        assert [row["path"] for row in json.loads(listed.body)] == [SMALL, LARGE, "third.json"]
+        for revision in ("main", commit):
+            assert (await ask.head(path_of("nothing", revision))).code == "EntryNotFound"
+
+
+@pytest.mark.parametrize("is_described_again", [True, False])
+async def test_a_model_is_whole_once_the_origin_has_named_the_files_that_are_here(
+    hub: LocalHub, moving: Repository, tmp_path: Path, is_described_again: bool
+) -> None:
+    commit, files = moving.branches["main"], [LARGE, SMALL, "third.json"]
+    async with open_house(hub, tmp_path) as house:
+        await read(house, *(path_of(file, commit) for file in files[: 3 if is_described_again else 2]))
+    async with open_house(hub, tmp_path) as house:
+        assert (await Asker(house.hub_endpoint).get(f"/api/models/{NAME}/revision/{commit}")).status == 200
+        await house.settle()
+
+    async with offline(hub, tmp_path) as ask:
+        described = await ask.get(f"/api/models/{NAME}/revision/{commit}")
+        assert described.status == (200 if is_described_again else 504)
+        absent = await ask.head(path_of("nothing", commit))
+        assert absent.status == (404 if is_described_again else 504)
+
+
 async def test_a_tag_that_is_said_of_what_is_here_is_known_too(
     hub: LocalHub, moving: Repository, tmp_path: Path
 ) -> None:

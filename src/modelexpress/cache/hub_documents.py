@@ -167,6 +167,8 @@ class HubDocuments:
             self._room.access.note(rights, ref.repository, is_allowed=True)
         if said.commit is not None:
             self._room.freshness.note(ref, said.commit)
+        if said.listed is not None:
+            self._room.statements.note_listing(*said.listed)
         for located in said.files:
             self._room.known.note(ref.name, located)
 
@@ -232,7 +234,7 @@ def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> D
     manifest = record.manifest
     if question.kind == "refs":
         return list_refs(refs)
-    if not record.is_listed_by_origin:
+    if not record.lists_all:
         return None  # only some of its files are known
     if question.kind == "description":
         return describe(manifest, question.has_blobs, record.is_public)

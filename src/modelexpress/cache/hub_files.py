@@ -16,6 +16,7 @@ from modelexpress.cache.freshness import Freshness
 from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence, asked_key
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
+from modelexpress.cache.statements import Statements
 from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.errors import Cancelled, Corrupt, Limited, MxError, Unreachable, Unsupported
 from modelexpress.domain.held import Pulled
@@ -82,7 +83,7 @@ class Here:
     @property
     def is_absent(self) -> bool:
         """Whether the commit has no such file."""
-        return self.entry is None and self.record is not None and self.record.is_listed_by_origin
+        return self.entry is None and self.record is not None and self.record.lists_all
 
     @property
     def is_held(self) -> bool:
@@ -99,6 +100,7 @@ class HubRoom:
     freshness: Freshness
     flights: Flights
     names: Names
+    statements: Statements
     pull: Callable[[PullRequest, PullState], Awaitable[Pulled]]
     prefetch: Callable[[ModelRef, str, Caller], None] | None = None
     known: KnownFiles = field(default_factory=KnownFiles)

@@ -10,7 +10,7 @@ from typing import Any
 
 from modelexpress.domain.errors import MxError
 from modelexpress.domain.hub import Document, Located
-from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
+from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Listing
 from modelexpress.domain.refs import ModelRef, is_commit
 
 # The JSON parser lets no other thread run until it is done: 10 ms for a mebibyte. A page of a tree has a
@@ -28,13 +28,14 @@ class Reading:
     """A document as it is handed on, and what it says.
 
     `commit`: what the moving revision is that it describes; `files`: of a commit; `is_open`: whether it says
-    that everybody may read them.
+    that everybody may read them. `listed`: which files a commit has, of which it names all.
     """
 
     document: Document
     commit: str | None = None
     files: tuple[Located, ...] = ()
     is_open: bool = False
+    listed: tuple[ModelRef, Listing] | None = None
 
 
 def read_document(document: Document, kind: str, ref: ModelRef | None) -> Reading:
@@ -48,8 +49,12 @@ def read_document(document: Document, kind: str, ref: ModelRef | None) -> Readin
     if kind == "description" and isinstance(said, dict):
         commit = said.get("sha")
         is_open = said.get("private") is False and said.get("gated") is False
-        is_news = isinstance(commit, str) and is_commit(commit) and not ref.is_pinned
-        return Reading(document, commit if is_news else None, is_open=is_open)
+        if not isinstance(commit, str) or not is_commit(commit):
+            return Reading(document, is_open=is_open)
+        paths = _read_siblings(said.get("siblings"))
+        is_of_it = not ref.is_pinned or ref.revision == commit
+        listed = (ref.at(commit), Listing.of(paths)) if paths and is_of_it else None
+        return Reading(document, None if ref.is_pinned else commit, is_open=is_open, listed=listed)
     if is_tree and ref.revision is not None and isinstance(said, list):
         found = (_locate(ref.revision, row) for row in said)
         return Reading(document, files=tuple(located for located in found if located is not None))
@@ -74,6 +79,15 @@ def _parse(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _read_siblings(rows: Any) -> list[str]:
+    """The names of all files; none where it cannot be told."""
+    try:
+        paths = [row["rfilename"] for row in rows]
+    except (KeyError, TypeError):
+        return []
+    return paths if all(isinstance(path, str) for path in paths) else []
 
 
 def _locate(commit: str, row: Any) -> Located | None:

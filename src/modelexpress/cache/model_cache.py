@@ -62,7 +62,7 @@ class ModelCache(SpaceControl):
         )
         self._is_offline = freshness.is_offline
         room = HubRoom(
-            parts, access, self._freshness, self._flights, self._names, self._pull,
+            parts, access, self._freshness, self._flights, self._names, self._statements, self._pull,
             self._prefetch if parts.rules.is_prefetched else None,
         )  # fmt: skip
         self._asking = room.asking

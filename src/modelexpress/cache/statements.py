@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.errors import MxError
+from modelexpress.domain.manifest import Listing
 from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, is_commit
 from modelexpress.domain.tasks import finish
 from modelexpress.store.names import Names
@@ -25,9 +26,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Said:
-    """What was said of one commit: the revisions that meant it, and when."""
+    """What was said of one commit: the revisions that meant it, and when; which files it has."""
 
     names: dict[str, float] = field(default_factory=dict)
+    listing: Listing | None = None
 
 
 class Statements:
@@ -54,12 +56,22 @@ class Statements:
         said.names[name] = self._last = max(self._parts.clock.wall(), self._last + _LATER_SECONDS)
         if len(said.names) > _MOST_NAMES:
             del said.names[next(iter(said.names))]
+        for other, names in self._due.items():
+            if other.repository == ref.repository:
+                names.discard(name)  # it means that no more
         self._write_later(pinned, name)
+
+    def note_listing(self, pinned: ModelRef, listing: Listing) -> None:
+        """The origin has just said which files a commit has."""
+        said = self._of(pinned)
+        if said.listing is None:
+            said.listing = listing
+            self._write_later(pinned)
 
     def complete(self, record: SnapshotRecord) -> SnapshotRecord:
         """The record of a pull, with what was said of its commit."""
         said = self._said.get(record.manifest.ref.at(record.manifest.commit))
-        return record if said is None else record.named(said.names)
+        return record if said is None else _listed(record.named(said.names), said.listing)
 
     @property
     def is_writing(self) -> bool:
@@ -99,19 +111,30 @@ class Statements:
                 _log.debug("what %s is called could not be written: %s", pinned, error)
 
     async def _write(self, pinned: ModelRef, names: set[str]) -> None:
-        what = f"looking at the record of {pinned}"
-        if await self._parts.pool.run(what, self._find_changed, pinned, names) is None:
+        what, said = f"looking at the record of {pinned}", self._said.get(pinned, _Said())
+        if await self._parts.pool.run(what, self._find_changed, pinned, names, said.listing) is None:
             return
+        what = f"saving the record of {pinned}"
         async with self._parts.turns.of(pinned.name):
-            await finish(self._parts.pool.run(f"saving the record of {pinned}", self._save, pinned, names))
+            await finish(self._parts.pool.run(what, self._save, pinned, names, said.listing))
 
-    def _save(self, pinned: ModelRef, names: set[str]) -> None:
-        changed = self._find_changed(pinned, names)
+    def _save(self, pinned: ModelRef, names: set[str], listing: Listing | None) -> None:
+        changed = self._find_changed(pinned, names, listing)
         if changed is not None:
             self._parts.records.save(changed)
 
-    def _find_changed(self, pinned: ModelRef, names: set[str]) -> SnapshotRecord | None:
+    def _find_changed(
+        self, pinned: ModelRef, names: set[str], listing: Listing | None
+    ) -> SnapshotRecord | None:
         """The record with what is new to it; None: there is no record, or it says all that already."""
+        record = self._parts.records.find(pinned, pinned.revision or "")
+        if record is None:
+            return None
+        changed = _listed(record.named(self._find_news(pinned, names)), listing)
+        return None if changed is record else changed
+
+    def _find_news(self, pinned: ModelRef, names: set[str]) -> dict[str, float]:
+        """Those of the names that do not mean this commit already, as far as the disk knows."""
         known = self._names.find_all(pinned, is_held=False)
         news: dict[str, float] = {}
         for name in names:
@@ -119,7 +142,10 @@ class Statements:
             if before is None or before.commit != pinned.revision:
                 last = 0.0 if before is None else before.said_at + _LATER_SECONDS
                 news[name] = max(self._last, last)
-        if not news:
-            return None
-        record = self._parts.records.find(pinned, pinned.revision or "")
-        return None if record is None else record.named(news)
+        return news
+
+
+def _listed(record: SnapshotRecord, listing: Listing | None) -> SnapshotRecord:
+    if listing is None or record.lists_all or not listing.is_of(record.manifest):
+        return record
+    return replace(record, is_whole=True)

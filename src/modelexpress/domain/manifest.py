@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -102,6 +103,25 @@ class Manifest:
         """The same snapshot with only `paths` in it."""
         wanted = frozenset(paths)
         return Manifest(self.ref, self.commit, tuple(e for e in self.files if e.path in wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which files a commit has, in a few bytes, however many they are."""
+
+    count: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, paths: Collection[str]) -> Listing:
+        """That of these paths; none of them holds a NUL."""
+        said = "\0".join(sorted(paths)).encode("utf-8", "surrogatepass")
+        return cls(len(paths), hashlib.sha256(said).digest())
+
+    def is_of(self, manifest: Manifest) -> bool:
+        """Whether a manifest has these files, all of them and no others."""
+        paths = [entry.path for entry in manifest.files]
+        return len(paths) == self.count and Listing.of(paths) == self
 
 
 def _check_no_collisions(ref: ModelRef, paths: list[str]) -> None:

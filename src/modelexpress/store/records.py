@@ -56,7 +56,8 @@ class SnapshotRecord:
     brought is still known as ours. `held` and `selections` speak only of proven files; as long as there
     is no selection, files that were read one by one stand as blobs alone, and no snapshot shows them.
     `is_listed_by_origin` False: the listing was read off a directory that another tool wrote, so
-    files may be missing from it. `is_read_by_server`: the server's own credentials have read this
+    files may be missing from it, unless `is_whole`: the origin has said that there are no others.
+    `is_read_by_server`: the server's own credentials have read this
     repository, so bytes of it are not only for the caller who brought them; `is_public`: the origin has
     let somebody without any token read it. `names`: revisions that meant this commit, with the time when
     the origin last said so; of several records with the same name the newest counts.
@@ -64,6 +65,7 @@ class SnapshotRecord:
 
     manifest: Manifest
     is_listed_by_origin: bool = True
+    is_whole: bool = False
     is_read_by_server: bool = True
     is_adopted: bool = False
     is_public: bool = False
@@ -72,12 +74,19 @@ class SnapshotRecord:
     held: Mapping[str, HeldEntry] = field(default_factory=dict)
     selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
 
+    @property
+    def lists_all(self) -> bool:
+        """Whether what is not in the listing is not in the commit."""
+        return self.is_listed_by_origin or self.is_whole
+
     def entries_held(self) -> tuple[FileEntry, ...]:
         """The proven files of the listing, by path."""
         return tuple(entry for entry in self.manifest.files if entry.path in self.held)
 
     def named(self, names: Mapping[str, float]) -> SnapshotRecord:
         """The same, known by `names` too since the times given; of too many the oldest go."""
+        if not names:
+            return self
         merged = dict(self.names)
         for name, said_at in names.items():
             merged[name] = max(said_at, merged.get(name, 0.0))
@@ -172,6 +181,7 @@ def _to_json(record: SnapshotRecord) -> dict[str, Any]:
         "name": ref.name,
         "commit": record.manifest.commit,
         "is_listed_by_origin": record.is_listed_by_origin,
+        "is_whole": record.is_whole,
         "is_read_by_server": record.is_read_by_server,
         "is_adopted": record.is_adopted,
         "is_public": record.is_public,
@@ -212,6 +222,7 @@ def _from_json(content: dict[str, Any]) -> SnapshotRecord:
     return SnapshotRecord(
         manifest,
         is_listed_by_origin=bool(content["is_listed_by_origin"]),
+        is_whole=bool(content.get("is_whole", False)),
         is_read_by_server=bool(content["is_read_by_server"]),
         is_adopted=bool(content["is_adopted"]),
         is_public=bool(content.get("is_public", False)),

@@ -10,6 +10,7 @@ import pytest
 from modelexpress.cache import hub_reading
 from modelexpress.cache.hub_reading import read_document
 from modelexpress.domain.hub import Document
+from modelexpress.domain.manifest import Listing
 from modelexpress.domain.refs import ModelRef
 
 COMMIT = "1" * 40
@@ -55,3 +56,21 @@ def test_a_description_tells_the_commit_and_whether_it_is_everybodys() -> None:
     for nothing in ([], "x", {"sha": "main"}, {"sha": 5}):
         assert read_document(said(nothing), "description", MAIN).commit is None
     assert read_document(Document(200, {}, b"[" * 10_000), "tree", PINNED).files == ()
+
+
+@pytest.mark.parametrize(
+    ("ref", "siblings", "is_told"),
+    [
+        (MAIN, [{"rfilename": "b"}, {"rfilename": "a"}], True),
+        (PINNED, [{"rfilename": "a"}, {"rfilename": "b"}], True),
+        (PINNED.at("2" * 40), [{"rfilename": "a"}, {"rfilename": "b"}], False),
+        *((MAIN, said, False) for said in (None, [], "ab", [{"rfilename": "a"}, 1], [{"rfilename": 1}])),
+    ],
+)
+def test_which_files_a_commit_has_is_read_off_its_description(
+    ref: ModelRef, siblings: object, is_told: bool
+) -> None:
+    reading = read_document(said({"sha": COMMIT, "siblings": siblings}), "description", ref)
+
+    assert reading.listed == ((PINNED, Listing.of(["a", "b"])) if is_told else None)
+    assert Listing.of(["a", "b"]) != Listing.of(["a", "c"])
