@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from urllib.parse import quote
 import pytest
 from tests.support.asking import Asker
 from tests.support.house import House, open_house
+from tests.support.venvs import GENERATIONS, run_in_venv
 
 from modelexpress.domain.refs import ModelRef
 from modelexpress.testing.hub import Fault, LocalHub, Repository
+from modelexpress.testing.hub.models import tiny_model
 
 NAME, LARGE, SMALL = "demo/moving", "model.safetensors", "config.json"
 OLD, NEW = b"old weights " * 500, b"new weights " * 500
@@ -121,6 +124,32 @@ async def test_a_model_is_whole_once_the_origin_has_named_the_files_that_are_her
         assert described.status == (200 if is_described_again else 504)
         absent = await ask.head(path_of("nothing", commit))
         assert absent.status == (404 if is_described_again else 504)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_an_empty_file_that_clients_only_ask_about_is_kept(
+    hub: LocalHub, moving: Repository, tmp_path: Path, is_listed: bool
+) -> None:
+    commit = moving.commit({"empty.bin": b""})
+    async with open_house(hub, tmp_path) as house:
+        ask = Asker(house.hub_endpoint)
+        if is_listed:
+            assert (await ask.get(f"/api/models/{NAME}/tree/{commit}?recursive=true")).status == 200
+        for _ in range(2):
+            answer = await ask.head(path_of("empty.bin", commit))
+            assert (answer.status, answer.headers["content-length"]) == (200, "0")
+            await house.settle()
+        assert all(request.method == "HEAD" for request in hub.log.of("body")), "there is nothing to fetch"
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await ask.get(path_of("empty.bin", commit))).status == 200
+    hub.faults.clear()
+
+    async with offline(hub, tmp_path) as ask:
+        for answer in (
+            await ask.head(path_of("empty.bin", commit)),
+            await ask.get(path_of("empty.bin", commit)),
+        ):
+            assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
 
 
 async def test_a_tag_that_is_said_of_what_is_here_is_known_too(
@@ -272,3 +301,40 @@ async def test_names_that_an_older_version_kept_are_still_known(hub: LocalHub, t
 
     async with offline(hub, tmp_path) as ask:
         assert (await ask.get(path_of())).headers["x-repo-commit"] == commit
+
+
+# What is read of the snapshot is what came, not what the client says of it.
+DOWNLOAD = """
+import hashlib, json
+from pathlib import Path
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+snapshot = Path(snapshot_download("demo/tiny"))
+one = Path(hf_hub_download("demo/tiny", "config.json", force_download=True))
+files = sorted(path for path in snapshot.rglob("*") if path.is_file())
+print(json.dumps([snapshot.name, one.parent.name, HfApi().model_info("demo/tiny").sha,
+    [ref.name for ref in HfApi().list_repo_refs("demo/tiny").branches],
+    [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]]))
+"""
+
+
+@pytest.mark.packages
+@pytest.mark.parametrize("generation", GENERATIONS)
+async def test_what_a_real_client_downloaded_a_fresh_one_has_offline(
+    python_of: Callable[[str], Path], tmp_path: Path, generation: str
+) -> None:
+    python = python_of(generation)
+
+    async def download(house: House, who: str) -> Any:
+        env = {"HOME": str(tmp_path / who), "HF_ENDPOINT": house.hub_endpoint}
+        return await asyncio.to_thread(run_in_venv, python, DOWNLOAD, **env)
+
+    async with LocalHub([tiny_model("demo/tiny")]) as hub:
+        async with open_house(hub, tmp_path) as house:
+            expected = await download(house, "first")
+            await house.settle()
+        hub.log.clear()
+        async with open_house(hub, tmp_path, origin__offline=True) as house:
+            found = await download(house, "second")
+        assert not hub.log.requests
+    assert found == expected and found[3] == ["main"]
+    assert found[0] == found[1] == found[2] and len(found[4]) == 10

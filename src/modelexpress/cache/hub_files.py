@@ -172,12 +172,27 @@ class HubFiles:
                 return replace(answer, is_stale=fresh.is_stale)
             if answer is not None:
                 is_missed = here.commit == answer.commit and not here.is_held
-                return HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
+                found = HubFile(answer, is_missed=is_missed, is_stale=fresh.is_stale)
+                return self._with_empty(found, ref, rights, here)
         refused = self._refusals.find(rights, repository, path)
         if refused is not None:
             return refused
         wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
-        return await self._ask(wanted, ref, path, rights, here)
+        asked = await self._ask(wanted, ref, path, rights, here)
+        return self._with_empty(asked, ref, rights, here) if isinstance(asked, HubFile) else asked
+
+    def _with_empty(self, found: HubFile, ref: ModelRef, rights: Caller, here: Here) -> HubFile:
+        """The same; if it is an empty file, it is brought meanwhile.
+
+        Clients make such a file themselves once they have heard of it: nobody would ever ask for its bytes.
+        """
+        located = found.located
+        is_here = here.is_held and here.commit == located.commit
+        if located.entry.size or is_here or found.is_stale or located.is_of_mirror:
+            return found
+        if self._wrong.find(offer_id_of(ref.name, located.commit, located.entry)) is None:
+            self._join(ref.at(located.commit), ref.revision or DEFAULT_BRANCH, located, rights)
+        return found
 
     async def open(
         self, ref: ModelRef, path: str, caller: Caller, found: HubFile | Document | None = None
@@ -372,13 +387,7 @@ class HubFiles:
             return "joined", running
         if (wrong := self._wrong.find(offer_id)) is not None:
             raise wrong
-        impatient = replace(rights, is_impatient=True)
-        request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
-        by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
-        key = FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
-        task, state = self._room.flights.join(
-            key, revision, lambda state: self._pull(request, state, offer_id)
-        )
+        task, state = self._join(ref, revision, located, rights)
         listed = asyncio.ensure_future(state.listed.wait())
         try:
             await asyncio.wait({listed, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -395,6 +404,17 @@ class HubFiles:
         if standing is None:
             raise Unreachable(f"{shown(located.entry.path)} was removed right after it came; ask again")
         return "miss", standing
+
+    def _join(
+        self, ref: ModelRef, revision: str, located: Located, rights: Caller
+    ) -> tuple[asyncio.Task[Pulled], PullState]:
+        """The pull of a file alone that runs with these rights, or one that begins now."""
+        offer_id = offer_id_of(ref.name, located.commit, located.entry)
+        impatient = replace(rights, is_impatient=True)
+        request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
+        by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
+        key = FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
+        return self._room.flights.join(key, revision, lambda state: self._pull(request, state, offer_id))
 
     async def _pull(self, request: PullRequest, state: PullState, offer_id: str) -> Pulled:
         try:
