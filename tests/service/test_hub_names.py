@@ -152,6 +152,47 @@ async def test_an_empty_file_that_clients_only_ask_about_is_kept(
             assert (answer.status, answer.body, answer.headers["content-length"]) == (200, b"", "0")
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_file_that_there_is_not_is_known_not_to_be_after_a_restart(
+    hub: LocalHub, moving: Repository, tmp_path: Path, is_first: bool
+) -> None:
+    commit = moving.branches["main"]
+    async with open_house(hub, tmp_path) as house:
+        ask = Asker(house.hub_endpoint)
+        if not is_first:
+            await read(house, path_of(SMALL))
+        for file in ("adapter_config.json", "long/" * 60 + "x"):
+            assert (await ask.head(path_of(file))).code == "EntryNotFound"
+        await house.settle()
+        await read(house, path_of(LARGE))
+        [record] = records(house.root)
+        before = record.stat()
+        assert (await ask.head(path_of("adapter_config.json", commit))).code == "EntryNotFound"
+        await house.settle()
+        assert record.stat() == before
+
+    async with open_house(hub, tmp_path) as house:
+        hub.log.clear()
+        assert (await Asker(house.hub_endpoint).head(path_of("adapter_config.json"))).status == 404
+        assert len(hub.log.requests) == 1, "who can be asked is asked"
+    async with offline(hub, tmp_path) as ask:
+        for revision in ("main", commit):
+            assert (await ask.head(path_of("adapter_config.json", revision))).code == "EntryNotFound"
+        assert (await ask.head(path_of("long/" * 60 + "x"))).status == 504
+
+
+async def test_files_that_there_are_not_are_written_so_often_and_no_more(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        [commit] = await read(house, path_of())
+        ask = Asker(house.hub_endpoint)
+        await asyncio.gather(*(ask.head(path_of(f"no{number}", commit)) for number in range(70)))
+        await house.settle()
+        [record] = records(house.root)
+        assert len(json.loads(record.read_text())["absent"]) == 64
+
+
 async def test_a_tag_that_is_said_of_what_is_here_is_known_too(
     hub: LocalHub, moving: Repository, tmp_path: Path
 ) -> None:

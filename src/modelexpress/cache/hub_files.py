@@ -59,6 +59,7 @@ class Here:
     commit: str | None = None
     record: SnapshotRecord | None = None
     entry: FileEntry | None = None
+    is_said_absent: bool = False
 
     @property
     def located(self) -> Located | None:
@@ -231,7 +232,9 @@ class HubFiles:
             return Here()
         record = self._parts.records.find(ref, commit)
         files = () if record is None else record.manifest.files
-        return Here(commit, record, next((entry for entry in files if entry.path == path), None))
+        entry = next((entry for entry in files if entry.path == path), None)
+        is_absent = record is not None and entry is None and path in record.absent
+        return Here(commit, record, entry, is_absent)
 
     def _recall(self, name: str, commit: str, path: str, here: Here) -> Located | Document | None:
         """What is known of a file of a commit; None: the origin has to be asked."""
@@ -252,6 +255,8 @@ class HubFiles:
         if here.commit is None or not self._room.may_read_alone(here.record, ref, rights):
             return None
         known = self._recall(ref.name, here.commit, path, here)
+        if known is None and here.is_said_absent:
+            known = _absent(path, here.commit)
         if isinstance(known, Document):
             return replace(known, is_stale=not ref.is_pinned)
         return None if known is None else HubFile(known, is_stale=True)
@@ -349,6 +354,7 @@ class HubFiles:
             room.freshness.note(ref, commit)
         if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
             room.known.note_absent(FileKey(ref.name, commit, path))
+            room.statements.note_absent(ref.at(commit), path)
 
     # -- bytes
 

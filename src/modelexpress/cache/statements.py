@@ -18,6 +18,8 @@ from modelexpress.store.records import SnapshotRecord
 
 _MOST_COMMITS = 1_000
 _MOST_NAMES = 100
+_MOST_ABSENT = 64  # of a commit: loading a model asks for some twenty that it has not
+_LONGEST_ABSENT = 255
 _LATER_SECONDS = 1e-6  # so much newer than all others is what was said last, whatever the clocks say
 _CLOSING_SECONDS = 2.0
 
@@ -26,10 +28,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Said:
-    """What was said of one commit: the revisions that meant it, and when; which files it has."""
+    """What was said of one commit: the revisions that meant it, and when; which files it has, and has not."""
 
     names: dict[str, float] = field(default_factory=dict)
     listing: Listing | None = None
+    absent: frozenset[str] = frozenset()
 
 
 class Statements:
@@ -68,10 +71,18 @@ class Statements:
             said.listing = listing
             self._write_later(pinned)
 
+    def note_absent(self, pinned: ModelRef, path: str) -> None:
+        """The origin has just said that a commit has no such file."""
+        said = self._of(pinned)
+        # The first ones count: whoever asks for what nobody needs drives nothing out, and nothing is written.
+        if path not in said.absent and len(said.absent) < _MOST_ABSENT and len(path) <= _LONGEST_ABSENT:
+            said.absent |= {path}
+            self._write_later(pinned)
+
     def complete(self, record: SnapshotRecord) -> SnapshotRecord:
         """The record of a pull, with what was said of its commit."""
         said = self._said.get(record.manifest.ref.at(record.manifest.commit))
-        return record if said is None else _listed(record.named(said.names), said.listing)
+        return record if said is None else _told(record.named(said.names), said.listing, said.absent)
 
     @property
     def is_writing(self) -> bool:
@@ -111,26 +122,25 @@ class Statements:
                 _log.debug("what %s is called could not be written: %s", pinned, error)
 
     async def _write(self, pinned: ModelRef, names: set[str]) -> None:
-        what, said = f"looking at the record of {pinned}", self._said.get(pinned, _Said())
-        if await self._parts.pool.run(what, self._find_changed, pinned, names, said.listing) is None:
+        said = replace(self._said.get(pinned, _Said()))  # a copy, as another thread reads it
+        what = f"looking at the record of {pinned}"
+        if await self._parts.pool.run(what, self._find_changed, pinned, names, said) is None:
             return
         what = f"saving the record of {pinned}"
         async with self._parts.turns.of(pinned.name):
-            await finish(self._parts.pool.run(what, self._save, pinned, names, said.listing))
+            await finish(self._parts.pool.run(what, self._save, pinned, names, said))
 
-    def _save(self, pinned: ModelRef, names: set[str], listing: Listing | None) -> None:
-        changed = self._find_changed(pinned, names, listing)
+    def _save(self, pinned: ModelRef, names: set[str], said: _Said) -> None:
+        changed = self._find_changed(pinned, names, said)
         if changed is not None:
             self._parts.records.save(changed)
 
-    def _find_changed(
-        self, pinned: ModelRef, names: set[str], listing: Listing | None
-    ) -> SnapshotRecord | None:
+    def _find_changed(self, pinned: ModelRef, names: set[str], said: _Said) -> SnapshotRecord | None:
         """The record with what is new to it; None: there is no record, or it says all that already."""
         record = self._parts.records.find(pinned, pinned.revision or "")
         if record is None:
             return None
-        changed = _listed(record.named(self._find_news(pinned, names)), listing)
+        changed = _told(record.named(self._find_news(pinned, names)), said.listing, said.absent)
         return None if changed is record else changed
 
     def _find_news(self, pinned: ModelRef, names: set[str]) -> dict[str, float]:
@@ -145,7 +155,11 @@ class Statements:
         return news
 
 
-def _listed(record: SnapshotRecord, listing: Listing | None) -> SnapshotRecord:
-    if listing is None or record.lists_all or not listing.is_of(record.manifest):
+def _told(record: SnapshotRecord, listing: Listing | None, absent: frozenset[str]) -> SnapshotRecord:
+    """The record with what was said of files: all there are, or some that there are not."""
+    if record.lists_all:
         return record
-    return replace(record, is_whole=True)
+    if listing is not None and listing.is_of(record.manifest):
+        return replace(record, is_whole=True, absent=frozenset())
+    news = sorted(absent - record.absent)[: max(_MOST_ABSENT - len(record.absent), 0)]
+    return replace(record, absent=record.absent.union(news)) if news else record

@@ -60,7 +60,8 @@ class SnapshotRecord:
     `is_read_by_server`: the server's own credentials have read this
     repository, so bytes of it are not only for the caller who brought them; `is_public`: the origin has
     let somebody without any token read it. `names`: revisions that meant this commit, with the time when
-    the origin last said so; of several records with the same name the newest counts.
+    the origin last said so; of several records with the same name the newest counts. `absent`: files that the
+    origin was asked for and does not have, where it has not listed the commit.
     """
 
     manifest: Manifest
@@ -70,6 +71,7 @@ class SnapshotRecord:
     is_adopted: bool = False
     is_public: bool = False
     names: Mapping[str, float] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
     owned: Mapping[str, Owned] = field(default_factory=dict)
     held: Mapping[str, HeldEntry] = field(default_factory=dict)
     selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
@@ -186,6 +188,7 @@ def _to_json(record: SnapshotRecord) -> dict[str, Any]:
         "is_adopted": record.is_adopted,
         "is_public": record.is_public,
         "names": dict(record.names),
+        "absent": sorted(record.absent),
         "files": [_file_to_json(entry, record) for entry in record.manifest.files],
         "selections": {
             key: {"completed_at": done.completed_at, "missing": list(done.missing)}
@@ -227,6 +230,7 @@ def _from_json(content: dict[str, Any]) -> SnapshotRecord:
         is_adopted=bool(content["is_adopted"]),
         is_public=bool(content.get("is_public", False)),
         names=_names_from_json(content.get("names", {}), held),
+        absent=frozenset(map(str, content.get("absent", ()))),
         owned=owned,
         held=held,
         selections=selections,
