@@ -251,6 +251,24 @@ async def test_a_branch_that_was_taken_back_is_so_over_grpc_too(
         assert await read(house, path_of()) == [first]
 
 
+async def test_a_branch_that_moves_while_its_old_commit_is_pulled_has_moved(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
+        slow = hub.faults.add(Fault("hang", "body", LARGE))
+        pull = asyncio.create_task(client.pull(NAME))
+        async with asyncio.timeout(5.0):
+            while not any(request.file == LARGE for request in hub.log.of("body")):
+                await asyncio.sleep(0.01)
+        last = moving.commit({LARGE: NEW, SMALL: b"2"})
+        assert (await Asker(house.hub_endpoint).get(path_of(SMALL))).headers["x-repo-commit"] == last
+        slow.release()
+        await pull
+        await house.settle()
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert await read(house, path_of(SMALL)) == [last]
+
+
 async def test_a_branch_that_moves_without_a_change_to_the_file_has_moved(
     hub: LocalHub, moving: Repository, tmp_path: Path
 ) -> None:

@@ -283,6 +283,8 @@ class ModelCache(SpaceControl):
                 tell, may_read = self._statements.complete, self._access.is_allowed
                 pulled = await Pull(self._parts, request, state, lease, may_read, tell).run()
                 self._parts.leases.give_addresses(pulled.manifest)
+            if request.single is None:
+                self._statements.repeat(request.ref.repository, state.revisions)
             outcome = "pulled"
             return pulled
         except MxError as error:

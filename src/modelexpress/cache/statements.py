@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from modelexpress.cache.parts import CacheParts
@@ -63,6 +64,17 @@ class Statements:
             if other.repository == ref.repository:
                 names.discard(name)  # it means that no more
         self._write_later(pinned, name)
+
+    def repeat(self, repository: ModelRef, names: Collection[str]) -> None:
+        """Refs of these names have been written by a pull: what was said of them since it began counts."""
+        for name in names:
+            said_at = {
+                pinned: said.names[name]
+                for pinned, said in self._said.items()
+                if pinned.repository == repository and name in said.names
+            }
+            if said_at:
+                self._write_later(max(said_at, key=said_at.__getitem__), name)
 
     def note_listing(self, pinned: ModelRef, listing: Listing) -> None:
         """The origin has just said which files a commit has."""
