@@ -334,6 +334,22 @@ async def test_a_name_goes_with_its_record(hub: LocalHub, moving: Repository, tm
         assert (await ask.get(path_of())).headers["x-repo-commit"] == first
 
 
+async def test_a_commit_that_a_branch_means_now_is_not_pruned(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
+        first = (await client.pull(NAME)).commit
+        left = moving.commit({LARGE: b"neither"})
+        await read(house, path_of(revision=left))
+        last = moving.commit({LARGE: NEW})
+        await read(house, path_of())
+
+        plan = await house.cache.prune(is_dry_run=False)
+
+        assert [removal.commit for removal in plan.removals] == [left]
+        assert {record.stem for record in records(house.root)} == {first, last}
+
+
 async def test_a_disk_that_takes_no_name_keeps_nobody_from_reading(
     hub: LocalHub, moving: Repository, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from modelexpress.domain.pins import Pin
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import ALL_FILES, Selection, Weights
 from modelexpress.store.layout import Repository, model_ref
+from modelexpress.store.names import Names
 from modelexpress.store.proof import find_damage
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.removal import RepositoryRemoval, plan_removal
@@ -66,7 +67,7 @@ class LocalControl:
         return RemovalPlan(tuple(removals), notes=tuple(note for part in parts for note in part.notes))
 
     async def prune(self, is_dry_run: bool) -> RemovalPlan:
-        """Plan (and carry out) the removal of our snapshots that no ref names, and of leftovers."""
+        """Plan (and carry out) the removal of our snapshots that no branch or tag names, and of leftovers."""
         removals: list[Removal] = []
         notes: list[str] = []
         pins = await self._parts.pool.run("reading the pins", self._parts.pins.read)
@@ -318,10 +319,12 @@ class LocalControl:
         # A ref that leads nowhere says nothing of what is here.
         named = set(read_refs(repository).values()) & set(list_commits(repository))
         known = {record.manifest.commit for record in self._parts.records.find_all(ref)}
+        # Of what was read file by file no ref is written, but the origin has said what it is called.
+        said = Names(self._parts.layout, self._parts.records).find_all(ref).values()
         now = self._parts.clock.wall()
         lasting = [pin for pin in pins if not pin.is_over(now)]
         model, holders = _model_of(repository), self._parts.leases.paths.holders
-        unnamed, kept = known - named, {}
+        unnamed, kept = known - named - {meaning.commit for meaning in said}, {}
         for commit in sorted(unnamed):
             if any(pin.matches(repository.name, commit, ()) for pin in lasting):
                 kept[commit] = "pinned"
