@@ -18,6 +18,7 @@ from modelexpress.client import AsyncClient
 from modelexpress.domain.errors import Forbidden, MxError, NotFound, Unauthenticated, Unreachable
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
+from modelexpress.store.records import SnapshotRecord
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -297,3 +298,75 @@ async def test_who_fails_takes_nothing_from_those_whose_pull_was_interrupted(
         hub.log.clear()
         await member.ensure("demo/large")
     assert hub.log.bytes_sent < 12_000_000
+
+
+def turn_gated(hub: LocalHub, name: str) -> str:
+    """A public model gets another commit, and is gated from then on."""
+    gated = Repository(name, is_gated=True)
+    commit = gated.commit({**FILES, "model.safetensors": b"new weights " * 1000})
+    hub.add(gated)
+    hub.grant("hf_member", name)
+    return commit
+
+
+def records_of(house: House, name: str) -> dict[str, SnapshotRecord]:
+    return {
+        record.manifest.commit: record for record in house.cache._parts.records.find_all(ModelRef.parse(name))
+    }
+
+
+@pytest.mark.parametrize("token", [None, "hf_other"])
+async def test_that_one_commit_was_everybodys_opens_no_other(
+    hub: LocalHub, tmp_path: Path, token: str | None
+) -> None:
+    never = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with open_house(hub, tmp_path, **never) as house:
+        async with house.client(tmp_path / "first") as nobody:
+            await nobody.pull(OPEN)
+        commit = turn_gated(hub, OPEN)
+        async with house.client(tmp_path / "member", hub_token="hf_member") as member:
+            await member.ensure(OPEN)
+        async with house.client(tmp_path / "late", hub_token=token) as late:
+            for wanted in (OPEN, f"{OPEN}@{commit}"):
+                with pytest.raises((Forbidden, Unauthenticated)):
+                    await late.pull(wanted)
+        assert not records_of(house, OPEN)[commit].is_read_by_server
+
+
+async def test_what_is_open_by_its_record_costs_no_question(house: House, tmp_path: Path) -> None:
+    async with house.client(tmp_path / "nobody") as nobody:
+        commit = (await nobody.pull(OPEN)).commit
+        house.hub.log.clear()
+        await nobody.ensure(f"{OPEN}@{commit}")
+
+    assert house.hub.log.requests == []
+
+
+async def test_the_origins_yes_to_the_server_is_kept_with_the_commit(hub: LocalHub, tmp_path: Path) -> None:
+    rules = {"origin__revalidate": 60, "access__granted_ttl": 0}
+    async with open_house(hub, tmp_path, **rules) as house, house.client(tmp_path / "nobody") as nobody:
+        async with house.client(tmp_path / "other", hub_token="hf_other") as other:
+            commit = (await other.ensure(OPEN)).commit
+        await nobody.ensure(OPEN)
+        assert records_of(house, OPEN)[commit].is_read_by_server
+        hub.faults.add(Fault("reset", "any", times=None))
+        await nobody.ensure(OPEN)
+
+
+async def test_a_no_to_the_server_closes_every_commit_of_the_model(hub: LocalHub, tmp_path: Path) -> None:
+    hub.grant("hf_server", GATED)
+    rules = {"origin__revalidate": 60, "access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with AsyncExitStack() as stack:
+        house = await stack.enter_async_context(open_house(hub, tmp_path, {"HF_TOKEN": "hf_server"}, **rules))
+        nobody = await stack.enter_async_context(house.client(tmp_path / "nobody"))
+        before = (await nobody.ensure(GATED)).commit
+        hub.revoke("hf_server")
+        turn_gated(hub, GATED)
+        house.cache._freshness.forget(ModelRef.parse(GATED))
+        member = await stack.enter_async_context(house.client(tmp_path / "member", hub_token="hf_member"))
+        await member.ensure(GATED)
+        with pytest.raises(Forbidden):
+            await nobody.ensure(GATED)
+        assert not any(record.is_read_by_server for record in records_of(house, GATED).values())
+        with pytest.raises(Forbidden):
+            await nobody.ensure(f"{GATED}@{before}")

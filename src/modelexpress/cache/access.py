@@ -10,10 +10,10 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from modelexpress.cache.asking import Asking
+from modelexpress.cache.marks import Marks
+from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.caller import STRANGER, Caller
-from modelexpress.domain.clock import Clock
 from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported
-from modelexpress.domain.meter import Meter
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
 
@@ -59,19 +59,13 @@ class _Remembered:
 class Access:
     """Decides who may read a repository; remembers what the origin said, never the token itself."""
 
-    def __init__(
-        self,
-        providers: Mapping[ProviderKind, Provider],
-        rules: AccessRules,
-        clock: Clock,
-        meter: Meter,
-        is_offline: bool = False,
-    ) -> None:
-        self._providers = providers
+    def __init__(self, parts: CacheParts, rules: AccessRules) -> None:
+        self._providers = parts.providers
         self._rules = rules
-        self._clock = clock
-        self._meter = meter
-        self._is_offline = is_offline
+        self._clock = parts.clock
+        self._meter = parts.meter
+        self._is_offline = parts.is_offline
+        self.marks = Marks(parts)
         self._answers: dict[tuple[str, ModelRef], _Remembered] = {}
         self._asking = Asking()
 
@@ -111,8 +105,8 @@ class Access:
     async def check(self, caller: Caller, ref: ModelRef, is_served_here: bool) -> None:
         """Return if `caller` may read the repository of `ref`, else raise.
 
-        `is_served_here`: the server's own credentials have read this repository, or nothing of it
-        is here yet, so that the origin itself will decide. Without it, bytes that were pulled with
+        `is_served_here`: the server's own credentials have read the very commit that is wanted, or nothing
+        of it is here yet, so that the origin itself will decide. Without it, bytes that were pulled with
         another caller's token would be open to everybody.
         """
         rights = self.identify(caller, ref)
@@ -134,14 +128,16 @@ class Access:
         if not await self.is_allowed(rights, repository):
             raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
 
-    async def is_allowed(self, rights: Caller, ref: ModelRef) -> bool:
+    async def is_allowed(self, rights: Caller, ref: ModelRef, since: float | None = None) -> bool:
         """Whether the origin lets these rights read the repository of `ref`: as it said lately, or asked now.
 
-        Raises Limited and Unreachable.
+        `since`: a yes from before that time, by the clock, does not do. Raises Limited and Unreachable.
         """
         repository = ref.repository
         allowed = self.recall(rights, repository)
-        if allowed is not None:
+        if allowed is not None and not (
+            allowed and since is not None and self._is_before(rights, ref, since)
+        ):
             return allowed
         asked = (rights.fingerprint, repository)
         return await self._asking.once(asked, lambda: self._ask(repository, rights), repository)
@@ -171,12 +167,33 @@ class Access:
         # A no ends what an earlier yes was worth in an outage.
         self._answers[key] = _Remembered(is_allowed, now + seconds, now if is_allowed else None)
 
+    def has_refused(self, rights: Caller, repository: ModelRef) -> bool:
+        """Whether the origin's last word to these rights was no, however long ago."""
+        known = self._find(rights, repository)
+        return known is not None and not known.is_allowed
+
+    async def refuse(self, rights: Caller, repository: ModelRef) -> None:
+        """The origin has just said no to these rights: nothing that was written down says otherwise."""
+        self.note(rights, repository, is_allowed=False)
+        await self.marks.clear(repository, rights)
+
+    async def mark(self, rights: Caller, ref: ModelRef, commit: str) -> None:
+        """The origin has just let these rights read this commit: for those without a token it is kept."""
+        await self.marks.set(ref, commit, rights, lambda: self.has_refused(rights, ref.repository))
+
+    def _is_before(self, rights: Caller, ref: ModelRef, since: float) -> bool:
+        known = self._find(rights, ref.repository)
+        return known is None or known.granted_at is None or known.granted_at < since
+
     def _find(self, rights: Caller, repository: ModelRef) -> _Remembered | None:
         return self._answers.get((rights.fingerprint, repository))
 
     async def _ask(self, repository: ModelRef, rights: Caller) -> bool:
         allowed = await get_provider(self._providers, repository).may_read(repository, rights)
-        self.note(rights, repository, allowed)
+        if allowed:
+            self.note(rights, repository, is_allowed=True)
+        else:
+            await self.refuse(rights, repository)
         return allowed
 
 

@@ -23,7 +23,7 @@ from modelexpress.cache.pull import Pull, PullRequest, describe
 from modelexpress.cache.removing import Aside
 from modelexpress.cache.space_control import SpaceControl
 from modelexpress.cache.statements import Statements
-from modelexpress.domain.caller import Caller
+from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.errors import MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile, HeldFiles, ProvenFile, Pulled, RemovalPlan
 from modelexpress.domain.inventory import ModelKey, SnapshotKey
@@ -78,9 +78,8 @@ class ModelCache(SpaceControl):
         it begins; what goes wrong later is raised by `Flight.result`.
         """
         get_provider(self._parts.providers, ref)
-        confirm = await self._check_access(ref, caller)
+        resolved, confirm = await self._resolve(ref, caller, commit)
         caller = self._access.identify(caller, ref)
-        resolved = Resolved(commit) if commit is not None else await self._freshness.resolve(ref, caller)
         chosen = selection if selection is not None else self._parts.rules.selection_for(ref.name)
         request = PullRequest(ref, resolved.commit, chosen, caller, resolved.is_stale)
         revision = ref.revision or DEFAULT_BRANCH
@@ -280,8 +279,8 @@ class ModelCache(SpaceControl):
         outcome = "failed"
         try:
             async with self.using(request.ref, "pulled") as lease:
-                tell, may_read = self._statements.complete, self._access.is_allowed
-                pulled = await Pull(self._parts, request, state, lease, may_read, tell).run()
+                tell = self._statements.complete
+                pulled = await Pull(self._parts, request, state, lease, self._access, tell).run()
                 self._parts.leases.give_addresses(pulled.manifest)
             if request.single is None:
                 self._statements.repeat(request.ref.repository, state.revisions)
@@ -294,25 +293,64 @@ class ModelCache(SpaceControl):
             self._parts.meter.count("mx_pulls_total", provider=provider, outcome=outcome)
             self._parts.meter.observe("mx_pull_seconds", time.monotonic() - started, provider=provider)
 
-    async def _check_access(self, ref: ModelRef, caller: Caller) -> Confirm | None:
-        """Raise unless `caller` may read it; the check to repeat at the end if nothing is known yet.
+    async def _resolve(
+        self, ref: ModelRef, caller: Caller, commit: str | None
+    ) -> tuple[Resolved, Confirm | None]:
+        """What `ref` means (`commit`, where that is known), once `caller` may read it."""
+        expected = commit or await self._find_expected(ref)
+        confirm = await self._check_access(ref, expected, caller)
+        if commit is not None:
+            return Resolved(commit), confirm
+        resolved = await self._freshness.resolve(ref, self._access.identify(caller, ref))
+        if resolved.commit != expected:
+            confirm = await self._check_access(ref, resolved.commit, caller)
+        return resolved, confirm
+
+    async def _find_expected(self, ref: ModelRef) -> str | None:
+        """What `ref` means, as far as nobody has to be asked."""
+        local = await self._find_local_commit(ref)
+        known = self._freshness.recall(ref, local)
+        return local if known is None else known.commit
+
+    async def _check_access(self, ref: ModelRef, commit: str | None, caller: Caller) -> Confirm | None:
+        """Raise unless `caller` may read a commit; the check to repeat at the end if nothing is known yet.
 
         Without a token, a cold pull is decided by the origin for whoever began it. Another caller that
-        joined it is judged when the record says with whose token it was read.
+        joined it is judged when the record says with whose token it was read. `commit` None: nobody knows.
         """
-        what = f"reading the records of {ref.name}"
-        records = await self._parts.pool.run(what, self._parts.records.find_all, ref)
-        held = [record for record in records if record.held]
-        held += [] if (aside := self._find_aside(ref)) is None else [aside.record]
-        is_open = any(record.is_read_by_server for record in held)
-        await self._access.check(caller, ref, is_open or (not held and caller.hub_token is None))
-        if held or caller.hub_token is not None:
+        record = None if commit is None else await self._find_record(ref, commit)
+        await self._check_record(ref, record, caller)
+        if record is not None or caller.hub_token is not None:
             return None
 
         async def confirm() -> None:
-            await self._check_access(ref, caller)
+            await self._check_access(ref, commit, caller)
 
         return confirm
+
+    async def _check_record(self, ref: ModelRef, record: SnapshotRecord | None, caller: Caller) -> None:
+        """Raise unless `caller` may read what a record holds. That another commit is open says nothing of it.
+
+        `record` None: nothing of the commit is here.
+        """
+        access, repository = self._access, ref.repository
+        is_marked = record is not None and record.is_read_by_server
+        is_known_open = is_marked and not access.has_refused(ANONYMOUS, repository)
+        is_cold = record is None and caller.hub_token is None
+        rights = access.identify(caller, ref)
+        was_known = access.recall(rights, repository) is not None
+        await access.check(caller, ref, is_known_open or is_cold)
+        if record is not None and not is_known_open and not was_known:
+            await access.mark(rights, ref, record.manifest.commit)
+
+    async def _find_record(self, ref: ModelRef, commit: str) -> SnapshotRecord | None:
+        """What is held of a commit, or was until it was removed in the middle of somebody's reading."""
+        what = f"reading the record of {ref.name}"
+        record = await self._parts.pool.run(what, self._parts.records.find, ref, commit)
+        if record is not None and record.held:
+            return record
+        aside = self._find_aside(ref.at(commit))
+        return None if aside is None else aside.record
 
     def _prefetch(self, ref: ModelRef, revision: str, rights: Caller) -> None:
         """Bring the rest of a model of which a file is read, with the rights it is read with."""
@@ -336,11 +374,12 @@ class ModelCache(SpaceControl):
     async def _get_record(self, ref: ModelRef, caller: Caller) -> tuple[SnapshotRecord, Path]:
         """What is held of a ref, and where it stands. Raises NotFound when nothing of it is here."""
         record = await self._parts.pool.run(f"reading the record of {ref.name}", self._find_held, ref)
+        aside = self._find_aside(ref) if record is None else None
         # Only now: what is published in between was not asked about, and is not given out.
-        await self._check_access(ref, caller)
+        await self._check_record(ref, record if aside is None else aside.record, caller)
         if record is not None:
             return record, self._parts.layout.repository(ref).snapshot(record.manifest.commit)
-        if (aside := self._find_aside(ref)) is not None:
+        if aside is not None:
             return aside.record, aside.folder
         where = f" at {ref.revision}" if ref.revision else ""
         raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")

@@ -104,10 +104,7 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         if freed:
             _log.info("removed %d bytes that interrupted pulls had left in %s", freed, options.root)
         parts = _make_parts(options, around, claims, pool, volume)
-        access = Access(
-            around.providers, options.access, around.clock, around.meter, options.freshness.is_offline
-        )
-        cache = ModelCache(parts, access, options.freshness, session)
+        cache = ModelCache(parts, Access(parts, options.access), options.freshness, session)
         stack.push_async_callback(cache.close)
         await cache.rebuild_holdings()
         if options.is_owner:

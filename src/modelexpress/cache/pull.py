@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelexpress.cache.access import get_provider, is_outage
+from modelexpress.cache.access import Access, get_provider, is_outage
 from modelexpress.cache.flights import PullState
 from modelexpress.cache.leases import Lease
+from modelexpress.cache.marks import is_open
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.space import Needs, OnSpend
 from modelexpress.domain.caller import Caller
@@ -93,11 +94,11 @@ class Pull:
         request: PullRequest,
         state: PullState,
         lease: Lease,
-        is_allowed: Callable[[Caller, ModelRef], Awaitable[bool]],
+        access: Access,
         tell: Callable[[SnapshotRecord], SnapshotRecord],
     ) -> None:
         self._parts = parts
-        self._is_allowed = is_allowed
+        self._access = access
         self._tell = tell  # adds what the origin has said of the commit
         self._lease = lease
         self._request = request
@@ -113,7 +114,7 @@ class Pull:
         self._fetched = 0
         self._is_listed = False  # whether the manifest is the origin's, with all files of the commit
         self._is_open = False  # whether the origin lets this caller have what proves it: see `_find_open`
-        self._is_served = False  # whether the server's own credentials have read this repository before
+        self._known: SnapshotRecord | None = None  # what was here of the commit, whoever brought it
         self._begun: list[FileEntry] = []  # the files that were asked of the origin
         self._resumed: set[str] = set()  # those of which another pull has left some
 
@@ -203,7 +204,7 @@ class Pull:
         caller = self._request.caller
         if caller.hub_token is not None:
             return True
-        return record.is_public if caller.is_stranger else record.is_read_by_server
+        return is_open(record, caller)
 
     async def _relist(self, manifest: Manifest) -> None:
         """Put the origin's listing in place of one that was made of what is here, and may lack files."""
@@ -244,7 +245,8 @@ class Pull:
         """What there is of the files, and how many bytes of the disk the rest will take."""
         records = self._parts.records.find_all(self._request.ref)
         findings = survey(self._repository, manifest, chosen, records)
-        self._is_served = any(record.is_read_by_server for record in records if record.held)
+        held = (record for record in records if record.held)
+        self._known = next((one for one in held if one.manifest.commit == self._request.commit), None)
         absent = [f.entry for f in findings if f.presence is Presence.ABSENT]
         # Interrupted pulls have taken some from the disk already, for these very files.
         partials = self._parts.blobs.partials
@@ -365,15 +367,17 @@ class Pull:
     async def _find_open(self, chosen: Iterable[FileEntry]) -> bool:
         """Whether the origin lets this caller, who has no token, read the repository, though it sent nothing.
 
-        Files that others brought, or another tool, say nothing of him: it is asked, if he has not been known.
+        Files that others brought, or another tool, say nothing of him, and a record nothing of another
+        commit: it is asked, unless it has said yes since they were here.
         """
         ref, caller = self._request.ref, self._request.caller
         if caller.hub_token is not None or all(is_ancillary(entry.path) for entry in chosen):
             return False
-        if self._is_served and not caller.is_stranger:
+        if self._known is not None and is_open(self._known, caller):
             return True
         try:
-            return await self._is_allowed(caller, ref)
+            since = None if self._known is None else self._started
+            return await self._access.is_allowed(caller, ref, since)
         except MxError as error:
             if not is_outage(error):
                 raise

@@ -57,11 +57,11 @@ class SnapshotRecord:
     is no selection, files that were read one by one stand as blobs alone, and no snapshot shows them.
     `is_listed_by_origin` False: the listing was read off a directory that another tool wrote, so
     files may be missing from it, unless `is_whole`: the origin has said that there are no others.
-    `is_read_by_server`: the server's own credentials have read this
-    repository, so bytes of it are not only for the caller who brought them; `is_public`: the origin has
-    let somebody without any token read it. `names`: revisions that meant this commit, with the time when
-    the origin last said so; of several records with the same name the newest counts. `absent`: files that the
-    origin was asked for and does not have, where it has not listed the commit.
+    `is_read_by_server`: the server's own credentials may read this commit, so bytes of it are not only for
+    the caller who brought them; `is_public`: the origin has let somebody without any token read it.
+    `names`: revisions that meant this commit, with the time when the origin last said so; of several records
+    with the same name the newest counts. `absent`: files that the origin was asked for and does not have,
+    where it has not listed the commit.
     """
 
     manifest: Manifest
