@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which commit a moving revision means now: asked at the origin seldom, once for all who wait."""
+"""Which commit a moving revision means now: asked at the origin seldom, once for all with equal rights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelexpress.cache.access import is_outage
 from modelexpress.cache.asking import Asking
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.errors import MxError, NotFound
+from modelexpress.domain.errors import MxError, NotFound, Unreachable
 from modelexpress.domain.refs import ModelRef
 
 _OUTAGE_PAUSE_SECONDS = 10.0
@@ -70,6 +70,7 @@ class Freshness:
         self._find_local = find_local
         self._on_said = on_said
         self._answers: dict[ModelRef, _Answer] = {}
+        self._silent: dict[tuple[ModelRef, str], float] = {}  # when somebody's rights had no answer
         self._asking = Asking()
 
     @property
@@ -122,12 +123,17 @@ class Freshness:
         local = await self._find_local(ref)
         if self._rules.is_offline:
             return Resolved(_require(local, ref))
-        return self.recall(ref, local) or await self._ask(ref, caller, local)
+        known = self.recall(ref, local)
+        if known is None and local is not None and self._is_silent(ref, caller):
+            known = Resolved(local, is_stale=True)
+        return known or await self._ask(ref, caller, local)
 
     def forget(self, ref: ModelRef) -> None:
         """Drop what is remembered of any revision of the model."""
         for known in [r for r in self._answers if (r.provider, r.name) == (ref.provider, ref.name)]:
             del self._answers[known]
+        for asked in [a for a in self._silent if (a[0].provider, a[0].name) == (ref.provider, ref.name)]:
+            del self._silent[asked]
 
     async def close(self) -> None:
         """Stop asking."""
@@ -139,20 +145,38 @@ class Freshness:
             return has_local and age < _OUTAGE_PAUSE_SECONDS
         return age < (self._rules.revalidate_seconds or 0.0)
 
+    def _is_silent(self, ref: ModelRef, caller: Caller) -> bool:
+        since = self._silent.get((ref, caller.fingerprint))
+        return since is not None and self._clock.monotonic() - since < _OUTAGE_PAUSE_SECONDS
+
+    def _note_silence(self, ref: ModelRef, caller: Caller, error: MxError) -> None:
+        # No answer to these rights; and to nobody, where nobody is there at all.
+        if isinstance(error, Unreachable) and error.is_gone:
+            self.note(ref, None)
+        key = (ref, caller.fingerprint)
+        self._silent.pop(key, None)
+        self._silent[key] = self._clock.monotonic()
+        if len(self._silent) > _MOST_ANSWERS:
+            del self._silent[next(iter(self._silent))]
+
     async def _ask(self, ref: ModelRef, caller: Caller, local: str | None) -> Resolved:
         patience = self._rules.deadline_seconds if local is None else self._rules.stale_after_seconds
         try:
-            asked = self._asking.once(ref, lambda: self._ask_and_remember(ref, caller), ref, patience)
+            # Not joined by whoever has other rights, or came another way: what refuses or delays one
+            # is no answer to all.
+            key = (ref, caller.fingerprint, caller.via)
+            asked = self._asking.once(key, lambda: self._ask_and_remember(ref, caller), ref, patience)
             return Resolved(await asked)
         except MxError as error:
             if local is None or not is_outage(error):
                 raise
-        self.note(ref, None)
+            self._note_silence(ref, caller, error)
         return Resolved(local, is_stale=True)
 
     async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
         commit = await self._ask_origin(ref, caller)
         self.note(ref, commit)
+        self._silent.pop((ref, caller.fingerprint), None)
         return commit
 
 

@@ -10,7 +10,14 @@ import pytest
 from modelexpress.cache import freshness
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.domain.caller import ANONYMOUS, Caller
-from modelexpress.domain.errors import Forbidden, Limited, MxError, NotFound, Unreachable
+from modelexpress.domain.errors import (
+    Forbidden,
+    Limited,
+    MxError,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+)
 from modelexpress.domain.refs import ModelRef
 
 REF = ModelRef.parse("org/name")
@@ -41,6 +48,7 @@ class Desk:
         self.local = local
         self.asked = 0
         self.answer: str | MxError = NEW
+        self.answers: dict[Caller, str | MxError] = {}  # to those who are answered otherwise
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.freshness = Freshness(rules, self.clock, self._ask, self._find_local)
@@ -48,15 +56,16 @@ class Desk:
     async def _ask(self, ref: ModelRef, caller: Caller) -> str:
         self.asked += 1
         await self.may_answer.wait()
-        if isinstance(self.answer, MxError):
-            raise self.answer
-        return self.answer
+        answer = self.answers.get(caller, self.answer)
+        if isinstance(answer, MxError):
+            raise answer
+        return answer
 
     async def _find_local(self, ref: ModelRef) -> str | None:
         return self.local
 
-    async def resolve(self, ref: ModelRef = REF) -> Resolved:
-        return await self.freshness.resolve(ref, ANONYMOUS)
+    async def resolve(self, ref: ModelRef = REF, caller: Caller = ANONYMOUS) -> Resolved:
+        return await self.freshness.resolve(ref, caller)
 
 
 async def test_a_commit_is_never_asked_for() -> None:
@@ -100,6 +109,23 @@ async def test_many_who_ask_at_once_cost_one_request() -> None:
 
     assert await asyncio.gather(*waiting) == [Resolved(NEW)] * 50
     assert desk.asked == 1
+
+
+@pytest.mark.parametrize("said", [Unauthenticated("who?"), Limited("later", 30.0), Unreachable("no answer")])
+async def test_what_one_is_told_is_no_answer_to_who_has_other_rights(said: MxError) -> None:
+    desk = Desk(FreshnessRules(revalidate_seconds=60), local=OLD)
+    junk = Caller("hf_junk")
+    desk.answers[junk] = said
+    desk.may_answer.clear()
+    first = asyncio.create_task(desk.resolve(caller=junk))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(desk.resolve())
+    await asyncio.sleep(0)
+    desk.may_answer.set()
+
+    assert await second == Resolved(NEW)
+    await asyncio.gather(first, return_exceptions=True)
+    assert await desk.resolve() == Resolved(NEW), "and his silence is not everybody's"
 
 
 async def test_one_waiter_that_gives_up_does_not_take_the_answer_from_the_others() -> None:
