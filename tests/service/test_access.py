@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.asking import Asker
 from tests.support.house import House, open_house
 
 from modelexpress.client import AsyncClient
+from modelexpress.domain.caller import ANONYMOUS
 from modelexpress.domain.errors import Forbidden, MxError, NotFound, Unauthenticated, Unreachable
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import Selection
@@ -370,3 +372,29 @@ async def test_a_no_to_the_server_closes_every_commit_of_the_model(hub: LocalHub
         assert not any(record.is_read_by_server for record in records_of(house, GATED).values())
         with pytest.raises(Forbidden):
             await nobody.ensure(f"{GATED}@{before}")
+
+
+async def test_what_a_private_branch_means_is_told_to_nobody_without_a_right(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    ref = ModelRef.parse(f"{PRIVATE}@main")
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        member = Asker(house.hub_endpoint, "hf_member")
+        assert (await member.head(f"/{PRIVATE}/resolve/main/model.safetensors")).status == 200
+        hub.log.clear()
+        assert house.cache._freshness.recall(ref, None) is not None
+        with pytest.raises(Unauthenticated):
+            await house.cache.begin(ref, None, ANONYMOUS)
+        assert [request.path for request in hub.log.requests] == [f"/api/models/{PRIVATE}/revision/main"]
+
+
+async def test_what_the_server_was_told_of_a_branch_is_asked_once(hub: LocalHub, tmp_path: Path) -> None:
+    hub.faults.add(Fault("status", "body", "model.safetensors", status=404, times=None))
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        for _ in range(3):
+            flight = await house.cache.begin(ModelRef.parse(OPEN), None, ANONYMOUS)
+            with pytest.raises(MxError):
+                await flight.result()
+
+    asked = [request for request in hub.log.requests if request.path.endswith("/revision/main")]
+    assert len(asked) == 1

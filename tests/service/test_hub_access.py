@@ -74,6 +74,17 @@ async def test_without_a_token_that_may_read_it_nothing_is_had(
             assert FILES[LARGE] not in ours.body and FILES[SMALL] not in ours.body
 
 
+async def test_a_refused_stranger_does_not_hear_which_commit_a_member_was_told(house: House) -> None:
+    path = path_of(PRIVATE)
+    commit = (await Asker(house.hub_endpoint, "hf_member").head(path)).headers["x-repo-commit"]
+    house.hub.faults.add(Fault("status", "any", status=429, headers={"Retry-After": "30"}, times=None))
+
+    limited = await Asker(house.hub_endpoint).head(path)
+
+    assert limited.status == 429 and "/main/" in limited.headers["x-error-message"]
+    assert commit not in str(limited.headers)
+
+
 async def test_one_question_for_many_reads_with_one_token(house: House) -> None:
     ask = Asker(house.hub_endpoint, "hf_member")
     await ask.get(path_of(GATED))

@@ -39,6 +39,7 @@ class Resolved:
 class _Answer:
     commit: str | None  # None: the origin was asked and did not answer
     asked_at: float
+    told: str | None = None  # the fingerprint of whom alone it is known to have been said to
 
 
 Ask = Callable[[ModelRef, Caller], Awaitable[str]]
@@ -92,10 +93,10 @@ class Freshness:
             return None
         return Resolved(known.commit or _require(local, ref), is_stale=known.commit is None)
 
-    def note(self, ref: ModelRef, commit: str | None) -> None:
+    def note(self, ref: ModelRef, commit: str | None, told: str | None = None) -> None:
         """The origin has just said what `ref` means; None: it was asked and did not answer."""
         self._answers.pop(ref, None)
-        self._answers[ref] = _Answer(commit, self._clock.monotonic())
+        self._answers[ref] = _Answer(commit, self._clock.monotonic(), told)
         if len(self._answers) > _MOST_ANSWERS:
             del self._answers[next(iter(self._answers))]  # the one that is oldest
         if commit is not None:
@@ -112,18 +113,19 @@ class Freshness:
         seconds = self._rules.revalidate_seconds
         return self._rules.deadline_seconds if seconds is None else seconds
 
-    async def resolve(self, ref: ModelRef, caller: Caller) -> Resolved:
+    async def resolve(self, ref: ModelRef, caller: Caller, is_shown: bool = True) -> Resolved:
         """The commit of `ref`. Raises the origin's error, or Unreachable after the deadline.
 
         A full commit is returned as it is. When the origin does not answer in time, what is here
-        answers, marked stale; a definite 'no' of the origin is never papered over.
+        answers, marked stale; a definite 'no' of the origin is never papered over. `is_shown`: something
+        shows that the caller may read the repository; without that he hears nothing that was said to others.
         """
         if ref.is_pinned and ref.revision is not None:
             return Resolved(ref.revision)
         local = await self._find_local(ref)
         if self._rules.is_offline:
             return Resolved(_require(local, ref))
-        known = self.recall(ref, local)
+        known = self.recall(ref, local) if is_shown or self._was_told(ref, caller) else None
         if known is None and local is not None and self._is_silent(ref, caller):
             known = Resolved(local, is_stale=True)
         return known or await self._ask(ref, caller, local)
@@ -144,6 +146,10 @@ class Freshness:
         if known.commit is None:
             return has_local and age < _OUTAGE_PAUSE_SECONDS
         return age < (self._rules.revalidate_seconds or 0.0)
+
+    def _was_told(self, ref: ModelRef, caller: Caller) -> bool:
+        known = self._answers.get(ref)
+        return known is None or known.commit is None or known.told == caller.fingerprint
 
     def _is_silent(self, ref: ModelRef, caller: Caller) -> bool:
         since = self._silent.get((ref, caller.fingerprint))
@@ -175,7 +181,7 @@ class Freshness:
 
     async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
         commit = await self._ask_origin(ref, caller)
-        self.note(ref, commit)
+        self.note(ref, commit, caller.fingerprint)
         self._silent.pop((ref, caller.fingerprint), None)
         return commit
 

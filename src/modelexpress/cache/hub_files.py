@@ -178,7 +178,9 @@ class HubFiles:
         refused = self._refusals.find(rights, repository, path)
         if refused is not None:
             return refused
-        wanted = ref if fresh is None or fresh.is_stale else ref.at(fresh.commit)
+        # What others were told of a branch is not his to hear, not even in the text of an error.
+        is_told = fresh is not None and not fresh.is_stale and self._room.access.recall(rights, repository)
+        wanted = ref.at(fresh.commit) if fresh is not None and is_told else ref
         asked = await self._ask(wanted, ref, path, rights, here)
         return self._with_empty(asked, ref, rights, here) if isinstance(asked, HubFile) else asked
 

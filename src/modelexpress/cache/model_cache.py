@@ -301,7 +301,8 @@ class ModelCache(SpaceControl):
         confirm = await self._check_access(ref, expected, caller)
         if commit is not None:
             return Resolved(commit), confirm
-        resolved = await self._freshness.resolve(ref, self._access.identify(caller, ref))
+        rights = self._access.identify(caller, ref)
+        resolved = await self._freshness.resolve(ref, rights, is_shown=confirm is None)
         if resolved.commit != expected:
             confirm = await self._check_access(ref, resolved.commit, caller)
         return resolved, confirm
