@@ -340,3 +340,28 @@ async def test_what_is_no_token_is_refused(house: House, said: str) -> None:
     answer = await Asker(house.hub_endpoint).get(path_of(OPEN), Authorization=said)
 
     assert answer.status == 401 and answer.headers["x-error-message"].startswith("Invalid credentials")
+
+
+@pytest.mark.parametrize("way", ["open to everybody", "by the service token"])
+async def test_a_no_to_the_servers_own_token_counts_in_an_outage(
+    hub: LocalHub, tmp_path: Path, way: str
+) -> None:
+    (tmp_path / "token").write_text(SERVICE + "\n")
+    settings: dict[str, object] = {
+        "access__granted_ttl": 0,
+        "access__denied_ttl": 0,
+        "access__service_token_file": str(tmp_path / "token"),
+    }
+    if way == "open to everybody":
+        settings["access__open_models"] = PRIVATE
+    token = None if way == "open to everybody" else SERVICE
+    async with open_house(hub, tmp_path, {"HF_TOKEN": "hf_server"}, **settings) as house:
+        assert (await read(house, PRIVATE, token)).status == 200
+        await house.settle()
+        hub.revoke("hf_server")
+        hub.grant("hf_server")
+        assert (await read(house, PRIVATE, token)).status == 404
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await read(house, PRIVATE, token)).status == 502
+    async with open_house(hub, tmp_path, origin__offline=True, **settings) as house:
+        assert (await read(house, PRIVATE, token)).status == 403

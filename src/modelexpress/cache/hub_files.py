@@ -25,7 +25,6 @@ from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
 from modelexpress.domain.refs import ModelRef, is_commit, shown
 from modelexpress.domain.selection import ALL_FILES, is_ancillary
-from modelexpress.domain.tasks import finish
 from modelexpress.providers import HubProvider
 from modelexpress.store.names import Names
 from modelexpress.store.offers import Offer, Standing, offer_id_of
@@ -121,21 +120,9 @@ class HubRoom:
 
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
         """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
-        self.access.note(rights, repository, is_allowed=False)
-        if rights.is_stranger or answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
-            self.access.note(STRANGER, repository, is_allowed=False)
-            await self._close_to_strangers(repository)
-
-    async def _close_to_strangers(self, repository: ModelRef) -> None:
-        """No record says any more that everybody may read it."""
-
-        def close() -> None:
-            for record in self.parts.records.find_all(repository):
-                if record.is_public:
-                    self.parts.records.save(replace(record, is_public=False))
-
-        async with self.parts.turns.of(repository.name):
-            await finish(self.parts.pool.run(f"closing {repository} to strangers", close))
+        await self.access.refuse(rights, repository)
+        if not rights.is_stranger and answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
+            await self.access.refuse(STRANGER, repository)
 
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
