@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -225,6 +226,23 @@ async def test_what_is_public_no_more_is_nobodys_in_an_outage_either(
         assert (await Asker(house.hub_endpoint).get(path)).status == 401
         hub.faults.add(Fault("reset", "any", times=None))
         assert (await read(house, OPEN, None)).status == 502
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await read(house, OPEN, None)).status == 403
+
+
+async def test_a_no_counts_also_for_bytes_that_were_on_their_way(hub: LocalHub, tmp_path: Path) -> None:
+    held = hub.faults.add(Fault("hold", "body", LARGE, after=1000))
+    async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:
+        reading = asyncio.create_task(read(house, OPEN, None))
+        while not held.applied:
+            await asyncio.sleep(0.01)
+        private = Repository(OPEN, is_private=True)
+        private.commit(FILES)
+        hub.add(private)
+        assert (await read(house, OPEN, None)).status == 401
+        held.release()
+        assert (await reading).body == FILES[LARGE]
+        await house.settle()
     async with open_house(hub, tmp_path, origin__offline=True) as house:
         assert (await read(house, OPEN, None)).status == 403
 

@@ -115,13 +115,15 @@ class Pull:
         self._is_listed = False  # whether the manifest is the origin's, with all files of the commit
         self._is_open = False  # whether the origin lets this caller have what proves it: see `_find_open`
         self._known: SnapshotRecord | None = None  # what was here of the commit, whoever brought it
+        self._refused: set[str] = set()  # whom the origin has refused since this pull began
         self._begun: list[FileEntry] = []  # the files that were asked of the origin
         self._resumed: set[str] = set()  # those of which another pull has left some
 
     async def run(self) -> Pulled:
         """List, promise, fetch, publish. Raises the domain error of the step that failed."""
         try:
-            return await self._run()
+            with self._access.marks.watching(self._request.ref.repository) as self._refused:
+                return await self._run()
         except (Corrupt, NoRoom, StorageFailed):
             await self._drop_begun()
             raise
@@ -420,13 +422,14 @@ class Pull:
         selections: Mapping[str, CompleteSelection],
     ) -> SnapshotRecord:
         caller = self._request.caller
-        # What another caller's token brought is not the server's because somebody without one asks.
-        is_server = caller.hub_token is None and self._is_open
+        # What another caller's token brought is not the server's because somebody without one asks; and the
+        # origin's last word counts, which was perhaps a no while the bytes came.
+        is_open = caller.hub_token is None and self._is_open and caller.fingerprint not in self._refused
         recorded = replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
-            is_read_by_server=record.is_read_by_server or is_server,
-            is_public=record.is_public or (is_server and caller.is_stranger),
+            is_read_by_server=record.is_read_by_server or is_open,
+            is_public=record.is_public or (is_open and caller.is_stranger),
             held=held,
             # Saved before the first byte; but another program may have removed the record meanwhile.
             owned={**{p: Owned() for p in self._obtained}, **self._owned, **record.owned},
