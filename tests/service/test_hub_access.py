@@ -230,6 +230,30 @@ async def test_what_is_public_no_more_is_nobodys_in_an_outage_either(
         assert (await read(house, OPEN, None)).status == 403
 
 
+@pytest.mark.parametrize("path", [path_of(OPEN), f"/api/models/{OPEN}"])
+@pytest.mark.parametrize("was_closed", [False, True], ids=["the server's", "closed for a moment"])
+async def test_what_strangers_are_shown_is_public_from_then_on(
+    hub: LocalHub, tmp_path: Path, path: str, was_closed: bool
+) -> None:
+    never = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with open_house(hub, tmp_path, {"HF_TOKEN": "hf_server"}, **never) as house:
+        ask = Asker(house.hub_endpoint)
+        if was_closed:
+            assert (await read(house, OPEN, None)).status == 200
+            await house.settle()
+            closed = Repository(OPEN, is_private=True)
+            closed.commit(FILES)
+            hub.add(closed)
+            assert (await read(house, OPEN, None)).status == 401
+            hub.add(tiny_model(OPEN))
+        else:
+            async with house.client(tmp_path / "mine") as own:
+                await own.ensure(OPEN)
+        assert (await ask.get(path)).status == 200
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await read(house, OPEN, None)).body == FILES[LARGE]
+
+
 async def test_a_no_counts_also_for_bytes_that_were_on_their_way(hub: LocalHub, tmp_path: Path) -> None:
     held = hub.faults.add(Fault("hold", "body", LARGE, after=1000))
     async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:

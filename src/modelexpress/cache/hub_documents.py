@@ -158,6 +158,8 @@ class HubDocuments:
                 await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None:
             self._learn(ref, rights, said)
+            if said.is_open and said.commit is not None:
+                await self._room.learn_permission(ref, said.commit, rights)
         if _is_known(question.request.query):
             self._keep(self._key(question, rights), document, self._lasting(question, document))
 

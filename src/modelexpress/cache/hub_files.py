@@ -14,6 +14,7 @@ from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import FlightKey, Flights, PullState
 from modelexpress.cache.freshness import Freshness
 from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence, asked_key
+from modelexpress.cache.marks import is_open
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.cache.statements import Statements
@@ -117,6 +118,14 @@ class HubRoom:
         if record is not None and (record.is_public or (is_ours and record.is_read_by_server)):
             return True
         return self.access.recall_in_outage(rights, ref.repository)
+
+    async def learn_permission(
+        self, ref: ModelRef, commit: str, rights: Caller, record: SnapshotRecord | None = None
+    ) -> None:
+        """The origin has shown a commit to these rights; `record` is what was known here of some commit."""
+        is_written = record is not None and record.manifest.commit == commit and is_open(record, rights)
+        if not is_written:
+            await self.access.mark(rights, ref, commit)
 
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
         """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
@@ -321,6 +330,8 @@ class HubFiles:
         if isinstance(answer, Document) and is_denial(answer):
             self._refusals.note(rights, wanted.repository, path, answer, self._room.access.denied_seconds)
             await self._room.learn_denial(wanted.repository, rights, answer)
+        if isinstance(answer, Located) and not answer.is_of_mirror and not is_ancillary(path):
+            await self._room.learn_permission(wanted, answer.commit, rights, here.record)
         return answer
 
     def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
