@@ -254,6 +254,45 @@ async def test_what_strangers_are_shown_is_public_from_then_on(
         assert (await read(house, OPEN, None)).body == FILES[LARGE]
 
 
+@pytest.mark.parametrize("file", [LARGE, SMALL])
+async def test_what_a_member_brought_of_a_later_commit_was_nobodys(
+    hub: LocalHub, tmp_path: Path, file: str
+) -> None:
+    never = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with open_house(hub, tmp_path, **never) as house:
+        first = await read(house, OPEN, None, file)
+        await house.settle()
+        gated = Repository(OPEN, is_gated=True)
+        gated.commit({LARGE: b"new weights " * 1000, SMALL: b"{}"})
+        hub.add(gated)
+        hub.grant("hf_member", OPEN)
+        later = await read(house, OPEN, "hf_member", file)
+        await house.settle()
+        hub.faults.add(Fault("reset", "any", times=None))
+
+        assert first.status == later.status == 200 and first.body != later.body
+        for token in (None, "hf_other"):
+            assert (await read(house, OPEN, token, file)).status == 502
+            tree = await Asker(house.hub_endpoint, token).get(f"/api/models/{OPEN}/tree/main")
+            assert tree.status == 502
+        assert (await read(house, OPEN, "hf_member", file)).body == later.body
+        before = f"/{OPEN}/resolve/{first.headers['x-repo-commit']}/{file}"
+        assert (await Asker(house.hub_endpoint).get(before)).body == first.body
+
+
+async def test_a_yes_to_strangers_counts_in_an_outage_for_what_a_member_brings_of_it(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    hub.grant("hf_member", OPEN)
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        assert (await Asker(house.hub_endpoint).head(path_of(OPEN))).status == 200
+        assert (await read(house, OPEN, "hf_member")).status == 200
+        await house.settle()
+        hub.faults.add(Fault("reset", "any", times=None))
+        house.cache._freshness.forget(ModelRef.parse(OPEN))
+        assert (await read(house, OPEN, None)).body == FILES[LARGE]
+
+
 async def test_a_no_counts_also_for_bytes_that_were_on_their_way(hub: LocalHub, tmp_path: Path) -> None:
     held = hub.faults.add(Fault("hold", "body", LARGE, after=1000))
     async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:

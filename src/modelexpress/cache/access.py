@@ -49,11 +49,15 @@ class AccessRules:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What the origin said of somebody. `granted_at` None: it never said yes."""
+    """What the origin said of somebody. `granted_at` None: it never said yes.
+
+    `commit`: the one that it said yes to last, as far as it named one.
+    """
 
     is_allowed: bool
     until: float
     granted_at: float | None
+    commit: str | None = None
 
 
 class Access:
@@ -149,23 +153,34 @@ class Access:
             return known.is_allowed
         return None
 
-    def recall_in_outage(self, rights: Caller, repository: ModelRef) -> bool:
-        """Whether the origin said yes so lately that it counts while it does not answer."""
-        found = (self._find(rights, repository), self._find(STRANGER, repository))
-        since = self._clock.monotonic() - self._rules.outage_seconds
-        return any(
-            one is not None and one.granted_at is not None and one.granted_at >= since for one in found
-        )
+    def recall_in_outage(self, rights: Caller, repository: ModelRef, commit: str | None) -> bool:
+        """Whether the origin said yes so lately that it counts while it does not answer.
 
-    def note(self, rights: Caller, repository: ModelRef, is_allowed: bool) -> None:
-        """Remember what the origin has just said, asked with these rights."""
+        Of `commit`, where something of it is here: without a token only what was said of that very commit
+        counts, as what was everybody's once need not be so of what a member has brought since.
+        """
+        since = self._clock.monotonic() - self._rules.outage_seconds
+
+        def counts(one: Caller) -> bool:
+            known = self._find(one, repository)
+            if known is None or known.granted_at is None or known.granted_at < since:
+                return False
+            return commit is None or one.hub_token is not None or known.commit == commit
+
+        return counts(rights) or counts(STRANGER)
+
+    def note(self, rights: Caller, repository: ModelRef, is_allowed: bool, commit: str | None = None) -> None:
+        """Remember what the origin has just said, asked with these rights; `commit`: of which it said yes."""
         seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
         now, key = self._clock.monotonic(), (rights.fingerprint, repository)
-        self._answers.pop(key, None)
+        before = self._answers.pop(key, None)
+        if commit is None and before is not None:
+            commit = before.commit
         if len(self._answers) >= _MAX_REMEMBERED:
             self._answers.pop(next(iter(self._answers)))
         # A no ends what an earlier yes was worth in an outage.
-        self._answers[key] = _Remembered(is_allowed, now + seconds, now if is_allowed else None)
+        given = (now, commit) if is_allowed else (None, None)
+        self._answers[key] = _Remembered(is_allowed, now + seconds, *given)
 
     def has_refused(self, rights: Caller, repository: ModelRef) -> bool:
         """Whether the origin's last word to these rights was no, however long ago."""

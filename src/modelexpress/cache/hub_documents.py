@@ -166,7 +166,7 @@ class HubDocuments:
     def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
         """What is said of a commit need not be asked again file by file."""
         if said.is_open:
-            self._room.access.note(rights, ref.repository, is_allowed=True)
+            self._room.access.note(rights, ref.repository, is_allowed=True, commit=said.commit)
         if said.commit is not None:
             self._room.freshness.note(ref, said.commit)
         if said.listed is not None:

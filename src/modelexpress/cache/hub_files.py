@@ -114,10 +114,12 @@ class HubRoom:
 
     def may_read_alone(self, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
         """Whether a caller may have what a record holds while nobody can be asked."""
-        is_ours = rights.hub_token is None and not rights.is_stranger
-        if record is not None and (record.is_public or (is_ours and record.is_read_by_server)):
-            return True
-        return self.access.recall_in_outage(rights, ref.repository)
+        repository = ref.repository
+        commit = None if record is None else record.manifest.commit
+        for one in (rights, STRANGER):
+            if record is not None and is_open(record, one) and not self.access.has_refused(one, repository):
+                return True
+        return self.access.recall_in_outage(rights, repository, commit)
 
     async def learn_permission(
         self, ref: ModelRef, commit: str, rights: Caller, record: SnapshotRecord | None = None
@@ -346,7 +348,7 @@ class HubFiles:
                 key = asked_key(rights, repository, path)
                 self._shown.note(key, True, room.access.granted_seconds)
             else:
-                room.access.note(rights, repository, is_allowed=True)
+                room.access.note(rights, repository, is_allowed=True, commit=answer.commit)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
         if not is_commit(commit):
             return
