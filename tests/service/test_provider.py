@@ -241,15 +241,28 @@ async def test_a_403_without_a_reason_is_a_refusal(hub: LocalHub, provider: Hugg
     assert len(hub.log.requests) == 1
 
 
+@pytest.mark.parametrize("status", [404, 405, 501])
 @pytest.mark.parametrize("kind", ["open", "gated", "private"])
-async def test_a_mirror_without_the_question_shows_by_its_description_who_may_read(
-    hub: LocalHub, provider: HuggingFaceProvider, kind: str
+async def test_an_origin_without_the_question_shows_by_its_description_who_may_read(
+    hub: LocalHub, provider: HuggingFaceProvider, kind: str, status: int
 ) -> None:
     ref = REF if kind == "open" else restricted(hub, "demo/r", kind)
-    hub.faults.add(Fault("status", "api", status=404))
+    hub.faults.add(Fault("status", "api", status=status))
 
     assert await provider.may_read(ref, ANONYMOUS) is (kind == "open")
     assert [request.path.rpartition("/")[2] for request in hub.log.requests] == ["auth-check", ref.name[5:]]
+    if kind == "private":
+        hub.faults.add(Fault("status", "api", status=status))
+        assert await provider.may_read(ref, MEMBER)
+
+
+async def test_a_status_that_says_nothing_of_the_caller_is_no_refusal(
+    hub: LocalHub, provider: HuggingFaceProvider
+) -> None:
+    hub.faults.add(Fault("status", "api", status=400))
+    with pytest.raises(Unreachable, match="400"):
+        await provider.may_read(REF, ANONYMOUS)
+    assert await provider.may_read(REF, ANONYMOUS)
 
 
 async def test_whether_somebody_may_read_is_not_guessed_in_an_outage(

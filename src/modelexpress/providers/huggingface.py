@@ -42,7 +42,8 @@ from modelexpress.providers.tokens import check_token, find_hub_token
 
 DEFAULT_BRANCH = "main"
 _MOST_TROUBLED = 3
-_NO_TREE = frozenset({404, 405, 501})
+_NO_TREE = _NO_QUESTION = frozenset({404, 405, 501})
+_NO = frozenset({401, 403, 404, 410, 451})
 _T = TypeVar("_T")
 
 
@@ -143,12 +144,11 @@ class HuggingFaceProvider:
         status = await origin.outgoing.get_status(
             Ask(origin.url(*about, "auth-check"), token, via=caller.via)
         )
-        if status in (401, 403):
-            return False
-        if status != 404:
-            return status < 400
+        if status not in _NO_QUESTION:
+            return _is_yes(status, ref, origin.base)
         described, response = await origin.outgoing.get_json(Ask(origin.url(*about), token, via=caller.via))
-        return response.status < 400 and isinstance(described, dict) and not described.get("gated")
+        is_shown = _is_yes(response.status, ref, origin.base)
+        return is_shown and isinstance(described, dict) and not described.get("gated")
 
     async def look_up(
         self, ref: ModelRef, path: str, caller: Caller, has_mirrors: bool = False
@@ -251,6 +251,13 @@ class HuggingFaceProvider:
         if caller.hub_token is not None:
             return check_token(caller.hub_token, "this call")
         return None if caller.is_stranger else self._find_token()
+
+
+def _is_yes(status: int, ref: ModelRef, base: str) -> bool:
+    """What a status says of a caller; raises Unreachable for one that says nothing of him."""
+    if status >= 400 and status not in _NO:
+        raise Unreachable(f"{base} answers {status} to the question who may read {ref.name}; try again")
+    return status < 400
 
 
 async def _list_siblings(visit: Visit, ref: ModelRef, commit: str, asked: Ask) -> Manifest:
