@@ -407,7 +407,7 @@ class TestPolicy:
         assert SERVICE not in {request.token for request in house.hub.log.requests}
 
     async def test_open_models_are_everybodys(self, house: House) -> None:
-        for token in (None, "hf_other", "hf_unknown"):
+        for token in (None, "hf_other", "hf_unknown", SERVICE):
             assert (await read(house, PRIVATE, token)).body == FILES[LARGE]
             tree = await Asker(house.hub_endpoint, token).get(f"/api/models/{PRIVATE}/tree/main")
             assert tree.status == 200

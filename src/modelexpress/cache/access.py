@@ -90,12 +90,13 @@ class Access:
 
         Raises Forbidden for the service token beyond its models. That token never reaches an origin.
         """
-        is_service = self.is_service(caller)
-        if is_service and not _is_listed(ref.name, self._rules.service_models):
-            raise Forbidden(f"the service token may not read {ref.name} (access.service_models)")
-        if is_service or _is_listed(ref.name, self._rules.open_models):
+        if _is_listed(ref.name, self._rules.open_models):
             return Caller(via=caller.via)
-        return caller
+        if not self.is_service(caller):
+            return caller
+        if not _is_listed(ref.name, self._rules.service_models):
+            raise Forbidden(f"the service token may not read {ref.name} (access.service_models)")
+        return Caller(via=caller.via)
 
     def is_service(self, caller: Caller) -> bool:
         """Whether `caller` shows the service token, which is ours and means nothing to an origin."""
