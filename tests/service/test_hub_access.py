@@ -12,7 +12,9 @@ import pytest
 from tests.support.asking import Answer, Asker
 from tests.support.house import House, open_house
 
+from modelexpress.cache.access import _MAX_REMEMBERED
 from modelexpress.client import AsyncClient
+from modelexpress.domain.caller import STRANGER
 from modelexpress.domain.errors import Forbidden, MxError
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import is_ancillary
@@ -146,6 +148,18 @@ async def test_after_a_no_nothing_counts_in_an_outage_however_long_ago_it_was(ho
     house.hub.faults.add(Fault("reset", times=None))
 
     assert (await read(house, PRIVATE, "hf_member")).status == 502
+
+
+async def test_refusals_of_made_up_names_send_no_permission_away(house: House) -> None:
+    assert (await read(house, PRIVATE, "hf_member")).status == 200
+    await house.settle()
+    access = house.cache._access
+    for number in range(_MAX_REMEMBERED + 1):
+        access.note(STRANGER, ModelRef.parse(f"demo/no{number}"), is_allowed=False)
+    house.hub.faults.add(Fault("reset", "any", times=None))
+
+    assert (await read(house, PRIVATE, "hf_member")).body == FILES[LARGE]
+    assert len(access._refused) == _MAX_REMEMBERED
 
 
 async def test_what_a_gated_model_shows_everybody_is_not_refused_with_the_rest(

@@ -17,7 +17,7 @@ from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsu
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
 
-_MAX_REMEMBERED = 10_000
+_MAX_REMEMBERED = 10_000  # permissions, and as many refusals
 _SEND_TOKEN = "send one that may read it as x-hf-token"
 
 
@@ -70,7 +70,9 @@ class Access:
         self._meter = parts.meter
         self._is_offline = parts.is_offline
         self.marks = Marks(parts)
-        self._answers: dict[tuple[str, ModelRef], _Remembered] = {}
+        # Apart, so that no number of made-up names sends away what was allowed to somebody.
+        self._granted: dict[tuple[str, ModelRef], _Remembered] = {}
+        self._refused: dict[tuple[str, ModelRef], _Remembered] = {}
         self._asking = Asking()
 
     @property
@@ -174,14 +176,17 @@ class Access:
         """Remember what the origin has just said, asked with these rights; `commit`: of which it said yes."""
         seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
         now, key = self._clock.monotonic(), (rights.fingerprint, repository)
-        before = self._answers.pop(key, None)
-        if commit is None and before is not None:
-            commit = before.commit
-        if len(self._answers) >= _MAX_REMEMBERED:
-            self._answers.pop(next(iter(self._answers)))
         # A no ends what an earlier yes was worth in an outage.
-        given = (now, commit) if is_allowed else (None, None)
-        self._answers[key] = _Remembered(is_allowed, now + seconds, *given)
+        before = self._granted.pop(key, None)
+        self._refused.pop(key, None)
+        if is_allowed:
+            named = commit if commit is not None or before is None else before.commit
+            kept, said = self._granted, _Remembered(True, now + seconds, now, named)
+        else:
+            kept, said = self._refused, _Remembered(False, now + seconds, None)
+        kept[key] = said
+        if len(kept) > _MAX_REMEMBERED:
+            del kept[next(iter(kept))]
 
     def has_refused(self, rights: Caller, repository: ModelRef) -> bool:
         """Whether the origin's last word to these rights was no, however long ago."""
@@ -202,7 +207,8 @@ class Access:
         return known is None or known.granted_at is None or known.granted_at < since
 
     def _find(self, rights: Caller, repository: ModelRef) -> _Remembered | None:
-        return self._answers.get((rights.fingerprint, repository))
+        key = (rights.fingerprint, repository)
+        return self._granted.get(key) or self._refused.get(key)
 
     async def _ask(self, repository: ModelRef, rights: Caller) -> bool:
         allowed = await get_provider(self._providers, repository).may_read(repository, rights)
