@@ -14,6 +14,7 @@ from tests.support.asking import Asker
 from tests.support.house import House, Origin, open_house
 
 from modelexpress.cache import hub_files
+from modelexpress.domain.errors import MxError
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
@@ -275,6 +276,100 @@ async def test_a_description_from_here_says_no_more_than_is_known(house: House, 
 
     assert gated["siblings"] and not {"private", "gated", "disabled"} & gated.keys()
     assert open_one["private"] is open_one["gated"] is False
+
+
+class TestNonsense:
+    """Something that is no Hub answers in the origin's place: a proxy, a page to sign in at."""
+
+    @pytest.fixture(
+        params=[(200, {"Content-Type": "text/html"}), (204, {}), (302, {"Location": "/api/whoami-v2"}),
+                (302, {"Location": "http://10.0.0.1/login"}), (400, {}), (407, {}), (418, {}), (501, {})],
+        ids=str,
+    )  # fmt: skip
+    def nonsense(self, request: pytest.FixtureRequest) -> Fault:
+        status, headers = request.param
+        return Fault("status", times=None, status=status, headers=headers)
+
+    async def test_it_is_an_outage(self, hub: LocalHub, tmp_path: Path, nonsense: Fault) -> None:
+        async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:
+            member, ask = Asker(house.hub_endpoint, "hf_member"), Asker(house.hub_endpoint)
+            commit = (await ask.get(path_of(NAME))).headers["x-repo-commit"]
+            assert (await member.get(path_of(GATED))).status == 200
+            described = await ask.get(f"/api/models/{NAME}")
+            listed = await member.get(f"/api/models/{GATED}/tree/main")
+            async with house.client(tmp_path / "mine") as client:
+                await client.pull(NAME)
+                hub.faults.add(nonsense)
+
+                for revision in ("main", commit):
+                    answer = await ask.get(path_of(NAME, LARGE, revision))
+                    assert (answer.body, answer.headers["mx-stale"]) == (FILES[LARGE], "true")
+                assert (await member.get(path_of(GATED))).body == FILES[LARGE]
+                assert (await member.get(f"/api/models/{GATED}/tree/main")).body == listed.body
+                for _ in range(2):  # what the origin said before is not replaced
+                    assert (await ask.get(f"/api/models/{NAME}")).body == described.body
+                assert (await ask.get(f"/api/models/{NAME}/tree/{commit}")).status == 200, (
+                    "made of the record"
+                )
+                assert (await client.pull(NAME)).commit == commit
+            assert (await Asker(house.hub_endpoint).get(path_of(GATED))).status in (403, 502)
+            hub.faults.clear()
+            assert "mx-stale" not in (await ask.get(f"/api/models/{NAME}")).headers
+
+    async def test_where_nothing_is_here_it_is_neither_told_nor_kept(
+        self, hub: LocalHub, tmp_path: Path, nonsense: Fault
+    ) -> None:
+        async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+            ask, commit = Asker(house.hub_endpoint), hub._repositories[NAME].branches["main"]
+            paths = [
+                f"/api/models/{NAME}{path}" for path in ("", f"/tree/{commit}", "/refs", "/commits/main")
+            ]
+            hub.faults.add(nonsense)
+            for path in (*paths, path_of(NAME), path_of(NAME, LARGE, commit)):
+                answer = await ask.get(path)
+                # A redirect is told with the setting that allows it.
+                assert answer.status == (403 if nonsense.status == 302 else 502), path
+                assert answer.headers["x-error-message"] and b'"error"' in answer.body
+            hub.faults.clear()
+            for path in paths:
+                assert json.loads((await ask.get(path)).body)
+            assert (await ask.head(path_of(NAME))).status == 200
+
+    async def test_it_is_no_permission_over_grpc(
+        self, hub: LocalHub, tmp_path: Path, nonsense: Fault
+    ) -> None:
+        async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+            async with house.client(tmp_path / "mine", hub_token="hf_member") as client:
+                await client.pull(GATED)
+            hub.faults.add(
+                Fault("status", "api", times=None, status=nonsense.status, headers=nonsense.headers)
+            )
+            async with house.client(tmp_path / "other", hub_token="hf_other") as client:
+                with pytest.raises(MxError):
+                    await client.pull(GATED)
+
+    @pytest.mark.parametrize(
+        ("status", "headers"),
+        [(404, {}), (403, {}), (400, {"X-Error-Message": "no"}), (400, {"Content-Type": "application/json"})],
+    )
+    async def test_what_a_hub_may_say_is_no_outage(
+        self, hub: LocalHub, tmp_path: Path, status: int, headers: dict[str, str]
+    ) -> None:
+        async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+            ask = Asker(house.hub_endpoint)
+            assert (await ask.get(path_of(NAME))).status == 200
+            await house.settle()
+            hub.faults.add(Fault("status", times=None, status=status, headers=headers))
+            for path in (path_of(NAME), f"/api/models/{NAME}"):
+                assert (await ask.get(path)).status == status
+
+    async def test_who_asks_too_much_brings_no_outage_about(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path) as house:
+            ask, path = Asker(house.hub_endpoint), f"/api/models/{NAME}/tree/main?limit="
+            assert {(await ask.get(one)).status for one in (path_of(NAME), path + "5")} == {200}
+            hub.faults.add(Fault("status", times=None, status=400))
+            assert (await ask.get(path + "5")).headers["mx-stale"] == "true"
+            assert (await ask.get(path + "5" * 2000)).status == 400
 
 
 class TestOffline:

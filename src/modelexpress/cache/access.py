@@ -13,7 +13,7 @@ from modelexpress.cache.asking import Asking
 from modelexpress.cache.marks import Marks
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.caller import STRANGER, Caller
-from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported
+from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported, is_nonsense
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
 
@@ -251,5 +251,8 @@ def is_refusal(error: MxError) -> bool:
 
 
 def is_outage(error: MxError) -> bool:
-    """True for errors that say nothing about the model: the origin did not answer, or only 'later'."""
-    return error.code in ("Unreachable", "Limited")
+    """True for errors that say nothing about the model: the origin did not answer, or only 'later'.
+
+    Or something else answers in its place, as a page to sign in at does.
+    """
+    return error.code in ("Unreachable", "Limited") or is_nonsense(error)

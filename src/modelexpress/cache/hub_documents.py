@@ -13,8 +13,8 @@ from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Forbidden, Limited, MxError
-from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRequest, refusal
+from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError
+from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRequest, is_no_hubs, refusal
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.window import Slots
@@ -121,6 +121,9 @@ class HubDocuments:
         return await self._room.asking.once((key, rights.via), ask, what, seconds)
 
     async def _read(self, question: Question, said: Document) -> Reading:
+        if question.ref is not None and is_no_hubs(said, question.request.asked_bytes):
+            what = f"the origin's answer about {question.ref} is {said.status}"
+            raise Corrupt(f"{what}, which no Hub says to that; try again later", is_nonsense=True)
         if len(said.body) <= _SHORT_BYTES:
             return read_document(said, question.kind, question.ref)
         what = f"reading what is said of {shown(str(question.ref or question.request.path))}"

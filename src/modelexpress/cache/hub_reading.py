@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelexpress.domain.errors import MxError
+from modelexpress.domain.errors import Corrupt, MxError
 from modelexpress.domain.hub import Document, Located
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry, Listing
 from modelexpress.domain.refs import ModelRef, is_commit
@@ -39,13 +39,21 @@ class Reading:
 
 
 def read_document(document: Document, kind: str, ref: ModelRef | None) -> Reading:
-    """The answer to a question of `kind` about `ref`. Of a very long one nothing is learned."""
+    """The answer to a question of `kind` about `ref`. Of a very long one nothing is learned.
+
+    Raises Corrupt for what no Hub answers to that, as a page to sign in at.
+    """
     document = _without_xet(document)
-    is_tree = kind in ("tree", "paths", "pages") and ref is not None and ref.is_pinned
-    is_long = len(document.body) > _MOST_PARSED_BYTES
-    if ref is None or document.is_refusal or is_long or not (is_tree or kind == "description"):
+    if ref is None or document.is_refusal:
         return Reading(document)
-    said = _parse(document.body)
+    if kind == "other":
+        if "text/html" in document.headers.get("Content-Type", ""):
+            raise _no_hubs(ref)
+        return Reading(document)
+    is_long = len(document.body) > _MOST_PARSED_BYTES
+    said = None if is_long else _parse(document.body)
+    _check_shape(document.body, said, kind, ref)
+    is_tree = kind in ("tree", "paths", "pages") and ref.is_pinned
     if kind == "description" and isinstance(said, dict):
         commit = said.get("sha")
         is_open = said.get("private") is False and said.get("gated") is False
@@ -59,6 +67,18 @@ def read_document(document: Document, kind: str, ref: ModelRef | None) -> Readin
         found = (_locate(ref.revision, row) for row in said)
         return Reading(document, files=tuple(located for located in found if located is not None))
     return Reading(document)
+
+
+def _check_shape(body: bytes, said: Any, kind: str, ref: ModelRef) -> None:
+    """Raise Corrupt unless it is a list or an object, as a Hub has them; `said` None: it was not parsed."""
+    shape, ends = (dict, b"{}") if kind in ("description", "refs") else (list, b"[]")
+    stripped = body.strip() if len(body) > _MOST_PARSED_BYTES else b""
+    if stripped[:1] + stripped[-1:] != ends and not isinstance(said, shape):
+        raise _no_hubs(ref)
+
+
+def _no_hubs(ref: ModelRef) -> Corrupt:
+    return Corrupt(f"the origin's answer about {ref} is none of a Hub; is origin.endpoint one?", True)
 
 
 def _without_xet(document: Document) -> Document:

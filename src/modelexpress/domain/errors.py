@@ -66,9 +66,16 @@ class Unauthenticated(MxError):
 
 
 class Forbidden(MxError):
-    """A known identity without the right, or an address that is never contacted."""
+    """A known identity without the right, or an address that is never contacted.
+
+    `is_nonsense`: it is no refusal; who answers in an origin's place leads there.
+    """
 
     code = "Forbidden"
+
+    def __init__(self, message: str, is_nonsense: bool = False) -> None:
+        super().__init__(message)
+        self.is_nonsense = is_nonsense
 
 
 class NoRoom(MxError):
@@ -103,9 +110,16 @@ class Busy(MxError):
 
 
 class Corrupt(MxError):
-    """Bytes that do not match the digest the origin vouches for."""
+    """Bytes that do not match the digest the origin vouches for.
+
+    `is_nonsense`: an answer that no origin gives; something else answers in its place.
+    """
 
     code = "Corrupt"
+
+    def __init__(self, message: str, is_nonsense: bool = False) -> None:
+        super().__init__(message)
+        self.is_nonsense = is_nonsense
 
 
 class Unreachable(MxError):
@@ -142,6 +156,11 @@ class Internal(MxError):
     """A defect of ours, reported with what is known."""
 
     code = "Internal"
+
+
+def is_nonsense(error: MxError) -> bool:
+    """Whether something else has answered in an origin's place: that says nothing of what was asked."""
+    return isinstance(error, Corrupt | Forbidden) and error.is_nonsense
 
 
 ALL_ERRORS: tuple[type[MxError], ...] = tuple(MxError.__subclasses__())

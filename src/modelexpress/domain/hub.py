@@ -15,6 +15,10 @@ COMMIT = "X-Repo-Commit"
 NOT_PUBLIC = frozenset({"RepoNotFound", "GatedRepo"})
 """Codes of refusals that say that not everybody may read the repository."""
 
+# With which it refuses; with any other only in its own words.
+_SAID = frozenset({401, 403, 404, 405, 410, 413, 414, 416, 422, 431, 451})
+_LONG_BYTES = 1000
+
 REPOSITORY_TYPES = ("models", "datasets", "spaces")
 
 
@@ -26,6 +30,11 @@ class DocumentRequest:
     query: str = ""
     body: bytes | None = None
     content_type: str = ""
+
+    @property
+    def asked_bytes(self) -> int:
+        """How long it is."""
+        return len(self.path) + len(self.query) + len(self.body or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +116,12 @@ def refusal(status: int, code: str, message: str, commit: str | None = None) -> 
     if commit is not None:
         headers[COMMIT] = commit
     return Document(status, headers)
+
+
+def is_no_hubs(answer: Document, asked_bytes: int) -> bool:
+    """Whether a refusal is what no Hub says to a question of so many bytes: a proxy says it, or a portal."""
+    if not answer.is_refusal or answer.status in _SAID or {ERROR_CODE, ERROR_MESSAGE} & answer.headers.keys():
+        return False
+    # Who asks can make a question so long that any server says no to it.
+    is_of_length = answer.status == 400 and asked_bytes > _LONG_BYTES
+    return not is_of_length and "json" not in answer.headers.get("Content-Type", "")

@@ -111,7 +111,8 @@ class GuardedResolver(AbstractResolver):
         if not public:
             raise Forbidden(
                 f"{shown(host)} has only private addresses, so a redirect to it is not followed; "
-                "name it in origin.redirect_hosts if it is yours"
+                "name it in origin.redirect_hosts if it is yours",
+                is_nonsense=True,
             )
         return public
 
@@ -123,5 +124,6 @@ class GuardedResolver(AbstractResolver):
 def _refused(source: URL, why: str) -> Forbidden:
     return Forbidden(
         f"a redirect from {source.host} is not followed: {why}; "
-        "if that is right, name the host in origin.redirect_hosts"
+        "if that is right, name the host in origin.redirect_hosts",
+        is_nonsense=True,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from yarl import URL
 
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.errors import Limited, MxError, Unreachable
+from modelexpress.domain.errors import Limited, MxError, Unreachable, is_nonsense
 from modelexpress.providers.http import Outgoing
 from modelexpress.providers.retry import RetryPolicy
 
@@ -111,7 +111,7 @@ class Endpoints:
 
         `passed`: what of the origin is no answer.
         """
-        is_outage = isinstance(error, passed)
+        is_outage = isinstance(error, passed) or is_nonsense(error)
         if isinstance(error, Unreachable):
             self._note_outage(visit.endpoint, error)
         if visit.is_last or (visit.endpoint.is_origin and not is_outage):

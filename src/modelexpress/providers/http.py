@@ -116,11 +116,6 @@ class Outgoing:
                     raise self._unreachable(ask.url, error) from error
                 attempt += 1
 
-    async def get_status(self, ask: Ask) -> int:
-        """The status of the answer, whatever the body is."""
-        async with self.request(ask) as answer:
-            return answer.response.status
-
     @asynccontextmanager
     async def request(self, ask: Ask) -> AsyncIterator[Answer]:
         """The final answer to a request, after redirects and retries; its body is for the caller.
@@ -225,7 +220,8 @@ class Outgoing:
             response.release()
             redirects.append(response)
             if len(redirects) > _MOST_REDIRECTS:
-                raise Forbidden(f"{_named(ask.url)} redirects more than {_MOST_REDIRECTS} times")
+                many = f"{_named(ask.url)} redirects more than {_MOST_REDIRECTS} times"
+                raise Forbidden(many, is_nonsense=True)
             target = following
 
     def _target(self, source: URL, location: str) -> URL:
@@ -234,7 +230,8 @@ class Outgoing:
             _ = (target.host, target.port, str(target).encode())  # yarl looks at these only when asked
         except ValueError as error:
             raise Forbidden(
-                f"{_named(source)} redirects to {shown(without_secrets(location))}, which is no address"
+                f"{_named(source)} redirects to {shown(without_secrets(location))}, which is no address",
+                is_nonsense=True,
             ) from error
         self.options.places.check_redirect(source, target)
         return target
@@ -334,7 +331,8 @@ def _parse(url: URL, content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{_named(url)} answered with something that is no JSON: {error}") from error
+        what = f"{_named(url)} answered with something that is no JSON: {error}"
+        raise Corrupt(what, is_nonsense=True) from error
 
 
 def _named(url: URL) -> str:

@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from modelexpress.domain.errors import Corrupt
-from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, Located
+from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, Located, is_no_hubs
 from modelexpress.domain.manifest import Digest, DigestKind, FileEntry
 from modelexpress.domain.refs import ModelRef, is_commit, shown
 from modelexpress.providers.http import Answer
@@ -26,7 +26,8 @@ def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> D
     """An answer with the headers that clients rely on; `base`: the origin's address. Raises Corrupt."""
     status, headers = response.status, _kept(response.headers)
     if status < 400 and status != 200:
-        raise Corrupt(f"the origin answers a question with {status}, which is neither an answer nor a no")
+        what = f"the origin answers a question with {status}, which is neither an answer nor a no"
+        raise Corrupt(what, is_nonsense=True)
     link = headers.pop("Link", "")
     following = None if status >= 400 else find_next_page(link, response.url)
     if following is not None:
@@ -34,9 +35,19 @@ def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> D
     return Document(status, headers, body)
 
 
-def refuse(answer: Answer) -> Document:
-    """A refusal, which says in its headers why."""
+def refuse(ref: ModelRef, path: str, answer: Answer) -> Document:
+    """A refusal, which says in its headers why. Raises Corrupt where no Hub says such a thing."""
+    check_is_hubs(answer, f"for {ref}, {shown(path)}")
     return Document(answer.response.status, _kept(answer.response.headers))
+
+
+def check_is_hubs(answer: Answer, what: str) -> None:
+    """Raise Corrupt where no Hub answers that to a short question: a proxy does, or a page to sign in at."""
+    response = answer.response
+    said = Document(response.status, _kept(response.headers))
+    is_page = response.status != 200 or response.content_type == "text/html"
+    if is_page if response.status < 400 else is_no_hubs(said, len(str(response.url))):
+        raise Corrupt(f"the origin's answer {what}, {said.status}, is none of a Hub; try again later", True)
 
 
 def locate(ref: ModelRef, path: str, answer: Answer) -> Located:
@@ -45,12 +56,12 @@ def locate(ref: ModelRef, path: str, answer: Answer) -> Located:
     what = f"the origin's answer for {ref}, {shown(path)}, cannot be used"
     commit = _first(heads, COMMIT)
     if commit is None or not is_commit(commit):
-        raise Corrupt(f"{what}: it names no commit; is origin.endpoint a Hub?")
+        raise Corrupt(f"{what}: it names no commit; is origin.endpoint a Hub?", is_nonsense=True)
     # The redirect alone says what it leads to: a CDN has etags of its own, and a cache may have sizes.
     etag = _clean(_first(heads, "X-Linked-Etag") or _first(heads[-1:], "ETag") or "")
     size = _first(heads, "X-Linked-Size") or _first(heads[-1:], "Content-Length") or ""
     if not _SIZE.fullmatch(size) or not _ETAG.fullmatch(etag):
-        raise Corrupt(f"{what}: it names no size, or no version (ETag)")
+        raise Corrupt(f"{what}: it names no size, or no version (ETag)", is_nonsense=True)
     is_said = _first(heads, "X-Linked-Etag") is not None or not answer.redirects
     entry = FileEntry(path, int(size), _digest(etag) if is_said else None, None, _first(heads, "X-Xet-Hash"))
     return Located(commit, entry, etag)

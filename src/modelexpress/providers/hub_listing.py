@@ -24,14 +24,14 @@ def read_commit(ref: ModelRef, answer: Any) -> str:
     """The commit in an answer about a revision. Raises Corrupt."""
     sha = answer.get("sha") if isinstance(answer, dict) else None
     if not isinstance(sha, str) or not is_commit(sha):
-        raise Corrupt(f"the origin answers for {ref} without a commit; is origin.endpoint a Hub?")
+        raise Corrupt(f"the origin answers for {ref} without a commit; is origin.endpoint a Hub?", True)
     return sha
 
 
 def read_tree_page(ref: ModelRef, page: Any) -> list[FileEntry]:
     """The files on one page of a tree listing. Raises Corrupt."""
     if not isinstance(page, list):
-        raise Corrupt(f"the origin's file list of {ref} is not a list; is origin.endpoint a Hub?")
+        raise Corrupt(f"the origin's file list of {ref} is not a list; is origin.endpoint a Hub?", True)
     try:
         return [_tree_entry(item) for item in page if item["type"] == "file"]
     except (KeyError, TypeError, ValueError, MxError) as error:

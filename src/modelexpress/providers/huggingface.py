@@ -23,7 +23,7 @@ from modelexpress.providers.addresses import Places
 from modelexpress.providers.bandwidth import Bandwidth
 from modelexpress.providers.endpoints import Endpoint, Endpoints, Outages, Visit
 from modelexpress.providers.http import Ask, Outgoing, OutgoingOptions
-from modelexpress.providers.hub_documents import locate, make_document, refuse
+from modelexpress.providers.hub_documents import check_is_hubs, locate, make_document, refuse
 from modelexpress.providers.hub_errors import raise_for_status
 from modelexpress.providers.hub_files import HubFiles
 from modelexpress.providers.hub_listing import (
@@ -42,7 +42,7 @@ from modelexpress.providers.tokens import check_token, find_hub_token
 
 DEFAULT_BRANCH = "main"
 _MOST_TROUBLED = 3
-_NO_TREE = _NO_QUESTION = frozenset({404, 405, 501})
+_NO_SUCH = frozenset({404, 405, 501})
 _NO = frozenset({401, 403, 404, 410, 451})
 _T = TypeVar("_T")
 
@@ -141,11 +141,12 @@ class HuggingFaceProvider:
         token = self._token(caller)
         origin = self._endpoints.origin  # nobody else has a say in this
         about = ("api", api_path(ref.name))
-        status = await origin.outgoing.get_status(
-            Ask(origin.url(*about, "auth-check"), token, via=caller.via)
-        )
-        if status not in _NO_QUESTION:
-            return _is_yes(status, ref, origin.base)
+        asked = Ask(origin.url(*about, "auth-check"), token, via=caller.via)
+        async with origin.outgoing.request(asked) as answer:
+            status = answer.response.status
+            if status not in _NO_SUCH:
+                check_is_hubs(answer, f"whether {ref.name} may be read")
+                return _is_yes(status, ref, origin.base)
         described, response = await origin.outgoing.get_json(Ask(origin.url(*about), token, via=caller.via))
         is_shown = _is_yes(response.status, ref, origin.base)
         return is_shown and isinstance(described, dict) and not described.get("gated")
@@ -195,7 +196,7 @@ class HuggingFaceProvider:
             if answer.response.status < 400:
                 return replace(locate(ref, path, answer), is_of_mirror=not endpoint.is_origin)
             if endpoint.is_origin:
-                return refuse(answer)
+                return refuse(ref, path, answer)
             raise NotFound(f"{endpoint.base} does not have {ref}: {path}")
 
     async def _ask_in_turn(
@@ -233,7 +234,7 @@ class HuggingFaceProvider:
             seen.add(url)
             ask = Ask(url, token, retry=visit.retry, via=caller.via)
             page, response = await endpoint.outgoing.get_json(ask)
-            if response.status in _NO_TREE and not entries:
+            if response.status in _NO_SUCH and not entries:
                 return await _list_siblings(visit, ref, commit, ask)
             raise_for_status(response, f"{ref.name}@{commit}", token is not None, endpoint.base)
             entries.extend(read_tree_page(ref, page))

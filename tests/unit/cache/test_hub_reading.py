@@ -9,6 +9,7 @@ import pytest
 
 from modelexpress.cache import hub_reading
 from modelexpress.cache.hub_reading import read_document
+from modelexpress.domain.errors import Corrupt
 from modelexpress.domain.hub import Document
 from modelexpress.domain.manifest import Listing
 from modelexpress.domain.refs import ModelRef
@@ -53,9 +54,8 @@ def test_a_description_tells_the_commit_and_whether_it_is_everybodys() -> None:
     assert read_document(said(open_one), "description", PINNED).commit is None
     for other in ({"private": True}, {"gated": "auto"}, {"gated": None}):
         assert not read_document(said({**open_one, **other}), "description", MAIN).is_open
-    for nothing in ([], "x", {"sha": "main"}, {"sha": 5}):
+    for nothing in ({}, {"sha": "main"}, {"sha": 5}):
         assert read_document(said(nothing), "description", MAIN).commit is None
-    assert read_document(Document(200, {}, b"[" * 10_000), "tree", PINNED).files == ()
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,22 @@ def test_which_files_a_commit_has_is_read_off_its_description(
 
     assert reading.listed == ((PINNED, Listing.of(["a", "b"])) if is_told else None)
     assert Listing.of(["a", "b"]) != Listing.of(["a", "c"])
+
+
+@pytest.mark.parametrize("most", [2, 1_000_000], ids=["long", "short"])
+def test_what_is_no_document_of_a_hub_is_none(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(hub_reading, "_MOST_PARSED_BYTES", most)
+    page, deep = Document(200, {"Content-Type": "text/html"}, b"<html>"), Document(200, {}, b"[" * 10_000)
+    for kind, documents in {
+        "description": [said([1]), said("xx"), page, deep],
+        "refs": [said([1]), page],
+        "tree": [said({"error": "no"}), page, deep],
+        "other": [page],
+    }.items():
+        for document in documents:
+            with pytest.raises(Corrupt) as error:
+                read_document(document, kind, MAIN)
+            assert error.value.is_nonsense
+    # Of anything that is no repository, and a bare word where that may be an answer.
+    assert read_document(page, "other", None).document == page
+    assert read_document(said("OK"), "other", MAIN).document.body == b'"OK"'
