@@ -431,6 +431,22 @@ async def test_only_an_answer_or_a_no_of_the_origin_is_repeated(
     assert answer.status == 502 and str(status) in answer.headers["x-error-message"]
 
 
+@pytest.mark.parametrize("status", [200, 404])
+async def test_what_the_origin_packs_unasked_is_not_handed_on(
+    hub: LocalHub, tmp_path: Path, status: int
+) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json", "X-Error-Code": "RepoNotFound"}
+    packed = gzip.compress(b'{"id": "demo/tiny"}')
+    async with (
+        HostileOrigin(lambda _: web.Response(status=status, body=packed, headers=headers)) as origin,
+        open_house(hub, tmp_path / "led", origin=Origin(origin.endpoint)) as house,
+    ):
+        for path in ("/api/models/demo/tiny", "/api/models/demo/tiny/commits/main", "/api/whoami-v2"):
+            answer = await Asker(house.hub_endpoint).get(path)
+            assert (answer.status, answer.code) == ((502, None) if status == 200 else (404, "RepoNotFound"))
+            assert json.loads(answer.body)["error"]
+
+
 async def test_an_endless_document_is_not_swallowed(hub: LocalHub, tmp_path: Path) -> None:
     body = b"[" + b'"x",' * 20_000_000 + b"1]"
     async with (

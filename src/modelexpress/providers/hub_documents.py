@@ -28,6 +28,14 @@ def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> D
     if status < 400 and status != 200:
         what = f"the origin answers a question with {status}, which is neither an answer nor a no"
         raise Corrupt(what, is_nonsense=True)
+    packed = response.headers.get("Content-Encoding", "identity")
+    if packed != "identity":
+        if status < 400:
+            raise Corrupt(
+                f"the origin packs its answer ({shown(packed)}), unlike a Hub; try again later", True
+            )
+        headers.pop("Content-Type", None)
+        body = b""
     link = headers.pop("Link", "")
     following = None if status >= 400 else find_next_page(link, response.url)
     if following is not None:
