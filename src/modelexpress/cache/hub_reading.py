@@ -56,7 +56,7 @@ def read_document(document: Document, kind: str, ref: ModelRef | None) -> Readin
     is_tree = kind in ("tree", "paths", "pages") and ref.is_pinned
     if kind == "description" and isinstance(said, dict):
         commit = said.get("sha")
-        is_open = said.get("private") is False and said.get("gated") is False
+        is_open = said.get("private") is False and said.get("gated") is False and not said.get("disabled")
         if not isinstance(commit, str) or not is_commit(commit):
             return Reading(document, is_open=is_open)
         paths = _read_siblings(said.get("siblings"))

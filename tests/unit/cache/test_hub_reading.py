@@ -52,7 +52,8 @@ def test_a_description_tells_the_commit_and_whether_it_is_everybodys() -> None:
     reading = read_document(said(open_one), "description", MAIN)
     assert (reading.commit, reading.is_open) == (COMMIT, True)
     assert read_document(said(open_one), "description", PINNED).commit is None
-    for other in ({"private": True}, {"gated": "auto"}, {"gated": None}):
+    assert read_document(said({**open_one, "disabled": False}), "description", MAIN).is_open
+    for other in ({"private": True}, {"gated": "auto"}, {"gated": None}, {"disabled": True}):
         assert not read_document(said({**open_one, **other}), "description", MAIN).is_open
     for nothing in ({}, {"sha": "main"}, {"sha": 5}):
         assert read_document(said(nothing), "description", MAIN).commit is None
