@@ -118,6 +118,30 @@ async def test_a_revoked_token_reads_nothing_once_its_permission_is_over(
     assert house.hub.log.requests == [], "a refusal is remembered too"
 
 
+@pytest.mark.parametrize("name", [GATED, PRIVATE])
+@pytest.mark.parametrize("is_known", [False, True], ids=["no token any more", "another's token"])
+async def test_who_lost_his_right_after_a_head_hears_it_of_the_get_and_it_counts(
+    hub: LocalHub, tmp_path: Path, name: str, is_known: bool
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        member, origin = Asker(house.hub_endpoint, "hf_member"), Asker(hub.endpoint, "hf_member")
+        assert (await member.get(path_of(name, SMALL))).status == 200
+        assert (await member.head(path_of(name))).status == 200
+        await house.settle()
+        hub.revoke("hf_member")
+        if is_known:
+            hub.grant("hf_member")
+
+        refused, theirs = await member.get(path_of(name)), await origin.get(path_of(name))
+        hub.log.clear()
+        after = [await member.head(path_of(name)), await member.get(path_of(name, SMALL))]
+
+    for answer in (refused, *after):
+        assert (answer.status, answer.code) == (theirs.status, theirs.code)
+        assert answer.headers["x-error-message"]
+    assert hub.log.requests == [], "it is remembered"
+
+
 @pytest.mark.parametrize(("name", "status"), [(GATED, 403), (PRIVATE, 404)])
 async def test_a_no_is_about_the_whole_repository_and_ends_what_counts_in_an_outage(
     hub: LocalHub, tmp_path: Path, name: str, status: int

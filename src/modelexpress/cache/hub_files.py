@@ -19,7 +19,17 @@ from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.pull import PullRequest
 from modelexpress.cache.statements import Statements
 from modelexpress.domain.caller import STRANGER, Caller
-from modelexpress.domain.errors import Cancelled, Corrupt, Limited, MxError, Unreachable, Unsupported
+from modelexpress.domain.errors import (
+    Cancelled,
+    Corrupt,
+    Forbidden,
+    Limited,
+    MxError,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+    Unsupported,
+)
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, NOT_PUBLIC, Document, Located, is_denial, refusal
 from modelexpress.domain.inventory import ModelKey
@@ -432,6 +442,19 @@ class HubFiles:
             # for ever, as each time some of it is new to the client. A clear no ends that.
             self._wrong.note(offer_id, error, _WRONG_SECONDS)
             raise
+        except (Forbidden, NotFound, Unauthenticated) as error:
+            await self._learn_refusal(request, error)
+            raise
+
+    async def _learn_refusal(self, request: PullRequest, error: MxError) -> None:
+        """Bytes were refused to who might read them a moment ago: what is known of him is over."""
+        rights, repository, single = request.caller, request.ref.repository, request.single
+        is_unknown = error.hub_status == 401 and rights.hub_token is not None
+        if single is None or not (is_unknown or error.hub_code in NOT_PUBLIC):
+            return
+        answer = refusal(error.hub_status, error.hub_code, error.message)
+        self._refusals.note(rights, repository, single.path, answer, self._room.access.denied_seconds)
+        await self._room.learn_denial(repository, rights, answer)
 
 
 def _model(ref: ModelRef) -> ModelKey:

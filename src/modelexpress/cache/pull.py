@@ -312,7 +312,9 @@ class Pull:
             self._obtained[path] = await blobs.obtain(self._repository, finding, source, watch)
         except NotFound as error:
             if self._request.single is not None or not is_ancillary(path):
-                raise NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}") from error
+                said = NotFound(f"{self._request.ref}: file {shown(path)} cannot be had: {error}")
+                said.hub_status, said.hub_code = error.hub_status, error.hub_code
+                raise said from error
             _log.warning(
                 "%s: the origin lists %s but does not have it; going on", self._request.ref, shown(path)
             )

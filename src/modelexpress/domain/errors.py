@@ -25,9 +25,14 @@ from typing import ClassVar
 
 
 class MxError(Exception):
-    """Base of all domain errors. The message names the thing, the cause and the next step."""
+    """Base of all domain errors. The message names the thing, the cause and the next step.
+
+    `hub_status`, `hub_code`: where a Hub refused, its status and its word for why, if it said one.
+    """
 
     code: ClassVar[str] = "Internal"
+    hub_status: int = 0
+    hub_code: str = ""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

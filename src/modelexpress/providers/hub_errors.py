@@ -10,8 +10,12 @@ from modelexpress.domain.errors import Forbidden, MxError, NotFound, Unauthentic
 
 def raise_for_status(response: aiohttp.ClientResponse, what: str, has_token: bool, base: str) -> None:
     """Raise what a status of 400 or more says about `what` at the Hub `base`."""
-    if response.status >= 400:
-        raise _error_for(response, what, has_token, base)
+    if response.status < 400:
+        return
+    error = _error_for(response, what, has_token, base)
+    if not isinstance(error, Unreachable):
+        error.hub_status, error.hub_code = response.status, response.headers.get("X-Error-Code", "")[:100]
+    raise error
 
 
 def _error_for(response: aiohttp.ClientResponse, what: str, has_token: bool, base: str) -> MxError:

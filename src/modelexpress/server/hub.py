@@ -284,6 +284,8 @@ def _refusal_of(error: MxError, status: int | None = None) -> Document:
         document = refusal(429, "", error.message)
         seconds = max(math.ceil(error.retry_after_seconds or _AGAIN_SECONDS), 1)
         return Document(429, {**document.headers, **error.limits, "Retry-After": str(seconds)})
+    if error.hub_status:
+        return refusal(error.hub_status, error.hub_code, error.message)
     refused = Refusal(error, status)
     return Document(refused.status, {**refusal(refused.status, "", error.message).headers, **refused.headers})
 
