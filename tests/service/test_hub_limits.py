@@ -101,6 +101,18 @@ async def test_who_waits_for_a_file_is_told_to_come_back(house: House) -> None:
     assert refused.headers["ratelimit"].startswith('"resolvers";r=0;t=')
 
 
+async def test_what_is_refused_by_an_error_counts_as_what_it_was(house: House) -> None:
+    house.hub.faults.add(Fault("status", times=None, status=429, headers={"Retry-After": "60"}))
+    ask = Asker(house.hub_endpoint)
+    for path in (f"/{NAME}/resolve/main/x", f"/{NAME}/raw/main/x", f"/api/models/{NAME}", "/-x/y"):
+        await ask.get(path)
+
+    counted = house.metrics.registry.get_sample_value
+    kinds = (("resolve", "429"), ("raw", "429"), ("api", "429"), ("other", "404"))
+    for kind, code in kinds:
+        assert counted("mx_hub_requests_total", {"kind": kind, "code": code}) == 1, kind
+
+
 async def test_a_short_wait_is_waited_out(house: House) -> None:
     house.hub.faults.add(Fault("status", status=429, headers={"Retry-After": "1"}))
 

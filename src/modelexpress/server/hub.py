@@ -98,7 +98,8 @@ class HubService:
         kind, code = "other", "left"
         try:
             self._check(request)
-            kind, answer = await self._route(request)
+            kind, answering = await self._route(request)
+            answer = await answering
             code = str(answer.status)
             return answer
         except Refused as refused:
@@ -132,19 +133,19 @@ class HubService:
         if self._options.allowed_hosts and name.lower() not in self._options.allowed_hosts:
             raise Refused(refusal(421, "", "this server has another name (server.allowed_hosts)"))
 
-    async def _route(self, request: web.BaseRequest) -> tuple[str, web.StreamResponse]:
+    async def _route(self, request: web.BaseRequest) -> tuple[str, Coroutine[Any, Any, web.StreamResponse]]:
+        """What kind of request it is, and its answer."""
         raw_path, caller = request.rel_url.raw_path, _caller(request)
         is_read = request.method in ("GET", "HEAD")
         address = read_file_address(raw_path) if is_read else None
         if address is not None:
-            return "raw" if address.is_raw else "resolve", await self._answer_file(request, address, caller)
+            return "raw" if address.is_raw else "resolve", self._answer_file(request, address, caller)
         if raw_path.startswith("/api/telemetry"):
-            return "other", self._say(request, Document(200))  # nothing of it goes on
+            return "other", self._answer_telemetry(request)
         if is_read or request.method == "POST":
             question = await self._read_question(request)
             if question is not None:
-                answered = await self._crossing.call(self._documents.get, question, caller)
-                return "api", self._say(request, answered.document, answered.is_stale)
+                return "api", self._answer_question(request, question, caller)
         if not is_read:
             raise Refused(refusal(405, "", "this is a cache to read from: write to the Hub itself"))
         raise Refused(refusal(404, "", "this server does not answer that; ask the Hub itself"))
@@ -196,6 +197,15 @@ class HubService:
             self._meter.count("mx_hub_stale_answers_total")
 
     # -- documents
+
+    async def _answer_telemetry(self, request: web.BaseRequest) -> web.StreamResponse:
+        return self._say(request, Document(200))  # nothing of it goes on
+
+    async def _answer_question(
+        self, request: web.BaseRequest, question: Question, caller: Caller
+    ) -> web.StreamResponse:
+        answered = await self._crossing.call(self._documents.get, question, caller)
+        return self._say(request, answered.document, answered.is_stale)
 
     async def _read_question(self, request: web.BaseRequest) -> Question | None:
         raw_path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
