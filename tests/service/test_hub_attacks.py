@@ -501,6 +501,17 @@ async def test_a_server_behind_a_server_is_no_loop(hub: LocalHub, tmp_path: Path
     assert hub.log.bytes_by_file()[f"{NAME}/{LARGE}"] == len(FILES[LARGE])
 
 
+@pytest.mark.parametrize(("count", "status"), [(8, 200), (9, 508)])
+async def test_no_more_than_eight_servers_stand_in_a_row(house: House, count: int, status: int) -> None:
+    ask = Asker(house.hub_endpoint, headers={"Via": ", ".join(f"1.1 proxy-{n}" for n in range(count))})
+    for path in (f"/{NAME}/resolve/main/{LARGE}", "/api/models/demo/tiny"):
+        answer = await ask.get(path)
+        assert answer.status == status
+        if status == 508:
+            assert "9 servers" in answer.headers["x-error-message"]
+            assert "asked by itself" not in answer.headers["x-error-message"]
+
+
 @pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "known"])
 async def test_who_comes_by_a_way_that_is_too_long_spoils_it_for_nobody_else(
     hub: LocalHub, tmp_path: Path, is_known: bool

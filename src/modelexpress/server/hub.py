@@ -120,7 +120,13 @@ class HubService:
     def _check(self, request: web.BaseRequest) -> None:
         via = _via(request)
         ours = f"modelexpress-{self._options.instance}"
-        if any(hop.rpartition(" ")[2] == ours for hop in via) or len(via) > _MOST_HOPS:
+        if len(via) > _MOST_HOPS:
+            raise Invalid(
+                f"this came through {len(via)} servers, and at most {_MOST_HOPS} may stand in a row: it goes "
+                "round in a circle, or HF_ENDPOINT can name one that is nearer to where models are published",
+                is_loop=True,
+            )
+        if any(hop.rpartition(" ")[2] == ours for hop in via):
             raise Invalid(
                 "this server is asked by itself: set origin.endpoint (or HF_ENDPOINT of the server) to where "
                 "models are published",
