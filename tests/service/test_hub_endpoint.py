@@ -489,6 +489,18 @@ class TestKeeping:
             [held] = await house.cache.list_held()
         assert held.files == len(FILES)
 
+    async def test_a_rest_that_cannot_come_is_told_with_the_reason(
+        self, hub: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hub.add(large := Repository("demo/large"))
+        large.commit({LARGE: bytes(3_000_000), SMALL: b"{}"})
+        async with open_house(hub, tmp_path, hub__prefetch=True, cache__max_size_bytes=2_000_000) as house:
+            assert (await Asker(house.hub_endpoint).get(file_path(SMALL, name="demo/large"))).status == 200
+            await house.settle()
+        [told] = [record for record in caplog.records if "hub.prefetch" in record.getMessage()]
+        assert told.levelname == "WARNING"
+        assert "demo/large" in told.getMessage() and "evicting everything" in told.getMessage()
+
     async def test_a_file_that_is_here_brings_no_others(self, hub: LocalHub, tmp_path: Path) -> None:
         async with open_house(hub, tmp_path) as house:
             await Asker(house.hub_endpoint).get(file_path(SMALL))

@@ -24,7 +24,7 @@ from modelexpress.cache.removing import Aside
 from modelexpress.cache.space_control import SpaceControl
 from modelexpress.cache.statements import Statements
 from modelexpress.domain.caller import ANONYMOUS, Caller
-from modelexpress.domain.errors import MxError, NoRoom, NotFound, StorageFailed
+from modelexpress.domain.errors import Cancelled, MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import HeldFile, HeldFiles, ProvenFile, Pulled, RemovalPlan
 from modelexpress.domain.inventory import ModelKey, SnapshotKey
 from modelexpress.domain.manifest import Manifest
@@ -358,7 +358,17 @@ class ModelCache(SpaceControl):
         commit, chosen = ref.revision or "", self._parts.rules.selection_for(ref.name)
         request = PullRequest(ref, commit, chosen, rights, is_stale=False)
         key = FlightKey(ref.provider, ref.name, commit, chosen.key, rights.fingerprint)
-        self._flights.join(key, revision, lambda state: self._pull(request, state))
+        self._flights.join(key, revision, lambda state: self._pull_beside(request, state))
+
+    async def _pull_beside(self, request: PullRequest, state: PullState) -> Pulled:
+        """A pull that nobody waits for: why it fails is told here."""
+        try:
+            return await self._pull(request, state)
+        except Cancelled:
+            raise
+        except MxError as error:
+            _log.warning("the rest of %s is not brought (hub.prefetch): %s", request.ref, error)
+            raise
 
     async def _ask_origin(self, ref: ModelRef, caller: Caller) -> str:
         return await get_provider(self._parts.providers, ref).resolve(ref, caller)
