@@ -110,6 +110,20 @@ async def test_who_reads_what_is_here_waits_for_a_silent_origin_only_at_first(
         assert other.status in (200, 401), "others go on asking"
 
 
+async def test_what_is_said_of_a_commit_is_marked_too_where_somebody_had_to_be_asked(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+        ask = Asker(house.hub_endpoint)
+        commit = (await ask.get(path_of(NAME))).headers["x-repo-commit"]
+        async with house.client(tmp_path / "mine") as client:
+            await client.pull(NAME)
+        begin(hub, "500")
+        for file, status in ((LARGE, 200), ("nothing", 404)):
+            answer = await ask.head(path_of(NAME, file, commit))
+            assert (answer.status, answer.headers["mx-stale"]) == (status, "true")
+
+
 async def test_a_whole_model_that_is_here_is_described_and_listed(
     house: House, tmp_path: Path, outage: str
 ) -> None:
@@ -128,7 +142,7 @@ async def test_a_whole_model_that_is_here_is_described_and_listed(
     assert described.status == listed.status == 200 and described.headers["mx-stale"] == "true"
     assert commit.encode() in described.body and b"extra file" in listed.body
     assert (missing.status, missing.code) == (404, "EntryNotFound")
-    assert "mx-stale" not in missing.headers, "a commit never changes"
+    assert "mx-stale" not in missing.headers, "nobody had to be asked"
     for answer in of_branch:  # clients remember that, and `main` may have it by now
         assert (answer.code, answer.headers.get("mx-stale")) == ("EntryNotFound", "true")
 
@@ -391,10 +405,13 @@ class TestOffline:
         ask = Asker(house.hub_endpoint)
         for path, content in FILES.items():
             quoted = path.replace(" ", "%20").replace("ü", "%C3%BC")
-            assert (await ask.get(path_of(NAME, quoted))).body == content
+            answer = await ask.get(path_of(NAME, quoted))
+            assert answer.body == content and "mx-stale" not in answer.headers
         assert (await ask.get(path_of("demo/large"))).body == CONTENT
         for path in ("", "/revision/main", "/tree/main?recursive=true", "/refs"):
-            assert (await ask.get(f"/api/models/demo/tiny{path}")).status == 200, path
+            answer = await ask.get(f"/api/models/demo/tiny{path}")
+            assert answer.status == 200 and "mx-stale" not in answer.headers, path
+        assert "mx-stale" not in (await ask.get(path_of(NAME, "nothing"))).headers
 
     @pytest.mark.parametrize(
         ("path", "status", "code"),

@@ -268,14 +268,14 @@ class HubFiles:
         if known is None and here.is_said_absent:
             known = _absent(path, here.commit)
         if isinstance(known, Document):
-            return replace(known, is_stale=not ref.is_pinned)
+            return replace(known, is_stale=True)
         return None if known is None else HubFile(known, is_stale=True)
 
     def _answer_offline(self, here: Here, ref: ModelRef, path: str, rights: Caller) -> HubFile | Document:
         """Exactly what is here, or why it cannot be had of a server that asks no origin."""
         answer = self._answer_alone(here, ref, path, rights)
-        if isinstance(answer, Document) or (answer is not None and here.is_held):
-            return answer
+        if answer is not None and (isinstance(answer, Document) or here.is_held):
+            return replace(answer, is_stale=False)  # nobody was asked
         if here.commit is None:
             code, what = ("RevisionNotFound", str(ref)) if ref.revision else ("RepoNotFound", ref.name)
             return refusal(404, code, f"{what} is not in this cache, and the server is offline")
