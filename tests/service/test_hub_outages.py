@@ -30,6 +30,10 @@ OUTAGES = {
     "429": Fault("status", times=None, status=429, headers={"Retry-After": "3"}),
     "hanging": Fault("hang", times=None),
 }
+UNKNOWN = (
+    "/demo/nothing/resolve/main/x", f"/demo/nothing/resolve/{'a' * 40}/x", "/api/models/demo/nothing",
+    "/api/models/demo/nothing/revision/main", f"/api/models/demo/nothing/tree/{'a' * 40}",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -418,8 +422,7 @@ class TestOffline:
         [
             (path_of(NAME, "nothing"), 404, "EntryNotFound"),
             (path_of(NAME, SMALL, "other"), 404, "RevisionNotFound"),
-            ("/demo/nothing/resolve/main/x", 404, "RevisionNotFound"),
-            ("/api/models/demo/nothing", 404, "RepoNotFound"),
+            *((path, 404, "RepoNotFound") for path in UNKNOWN),
             (path_of("demo/large", SMALL), 504, None),
             (path_of(GATED), 403, "GatedRepo"),
             *((f"/api/models/{GATED}{path}", 403, "GatedRepo") for path in ("", "/tree/main", "/refs")),

@@ -191,10 +191,10 @@ class HubDocuments:
     def _refuse_offline(self, ref: ModelRef, rights: Caller) -> Document:
         """Why it cannot be had, as a file of the same revision would be refused."""
         commit = self._room.names.find_commit(ref)
-        if commit is None:
-            code = "RevisionNotFound" if ref.revision else "RepoNotFound"
-            return refusal(404, code, f"{ref} is not in this cache, and the server is offline")
-        if not self._room.may_read_alone(self._parts.records.find(ref, commit), ref, rights):
+        if (unknown := self._room.find_unknown(ref, commit)) is not None:
+            return unknown
+        record = None if commit is None else self._parts.records.find(ref, commit)
+        if not self._room.may_read_alone(record, ref, rights):
             return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
         return refusal(
             504, "", f"only some files of {ref} are known to this cache, and the server is offline"

@@ -64,12 +64,13 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What this cache knows of a file by itself."""
+    """What this cache knows of a file by itself. `unknown`: offline, why nothing of it is here."""
 
     commit: str | None = None
     record: SnapshotRecord | None = None
     entry: FileEntry | None = None
     is_said_absent: bool = False
+    unknown: Document | None = None
 
     @property
     def located(self) -> Located | None:
@@ -144,6 +145,16 @@ class HubRoom:
         await self.access.refuse(rights, repository)
         if not rights.is_stranger and answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
             await self.access.refuse(STRANGER, repository)
+
+    def find_unknown(self, ref: ModelRef, commit: str | None) -> Document | None:
+        """Why nothing of a revision is here, be it that it is no `commit` here; None: something may be."""
+        is_here = self.parts.layout.repository(ref).path.is_dir() or bool(self.parts.records.find_all(ref))
+        if is_here and commit is not None:
+            return None
+        code, what = (
+            ("RevisionNotFound", str(ref)) if is_here and ref.revision else ("RepoNotFound", ref.name)
+        )
+        return refusal(404, code, f"{what} is not in this cache, and the server is offline")
 
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
@@ -239,12 +250,14 @@ class HubFiles:
     def _find_here(self, ref: ModelRef, path: str) -> Here:
         commit = self._room.names.find_commit(ref)
         if commit is None:
-            return Here()
+            return Here(unknown=self._room.find_unknown(ref, None) if self._parts.is_offline else None)
         record = self._parts.records.find(ref, commit)
         files = () if record is None else record.manifest.files
         entry = next((entry for entry in files if entry.path == path), None)
         is_absent = record is not None and entry is None and path in record.absent
-        return Here(commit, record, entry, is_absent)
+        is_unknown = record is None and self._parts.is_offline
+        unknown = self._room.find_unknown(ref, commit) if is_unknown else None
+        return Here(commit, record, entry, is_absent, unknown)
 
     def _recall(self, name: str, commit: str, path: str, here: Here) -> Located | Document | None:
         """What is known of a file of a commit; None: the origin has to be asked."""
@@ -276,9 +289,8 @@ class HubFiles:
         answer = self._answer_alone(here, ref, path, rights)
         if answer is not None and (isinstance(answer, Document) or here.is_held):
             return replace(answer, is_stale=False)  # nobody was asked
-        if here.commit is None:
-            code, what = ("RevisionNotFound", str(ref)) if ref.revision else ("RepoNotFound", ref.name)
-            return refusal(404, code, f"{what} is not in this cache, and the server is offline")
+        if here.unknown is not None:
+            return here.unknown
         if answer is None and (here.is_held or here.is_absent):
             return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
         return refusal(504, "", f"{path} of {ref} is not in this cache, and the server is offline")
