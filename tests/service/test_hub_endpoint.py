@@ -197,6 +197,16 @@ class TestFiles:
 
 
 class TestDocuments:
+    @pytest.mark.parametrize("status", [401, 403, 404, 410, 451])
+    async def test_a_refusal_without_a_word_is_told_as_that(
+        self, house: House, ask: Asker, status: int
+    ) -> None:
+        house.hub.faults.add(Fault("status", times=None, status=status))
+        answer, said = await ask.get(file_path(SMALL)), f"refused with {status}, without a reason"
+
+        assert (answer.status, answer.code) == (status, None)
+        assert answer.headers["x-error-message"] == json.loads(answer.body)["error"] == said
+
     async def test_descriptions_are_the_origins_own_words(self, house: House, ask: Asker) -> None:
         for path in (
             "/api/models/demo/tiny",

@@ -464,7 +464,8 @@ class HubFiles:
         is_unknown = error.hub_status == 401 and rights.hub_token is not None
         if single is None or not (is_unknown or error.hub_code in NOT_PUBLIC):
             return
-        answer = refusal(error.hub_status, error.hub_code, error.message)
+        # Not in the words of the error, which name a commit: others may hear this.
+        answer = refusal(error.hub_status, error.hub_code, f"the origin refuses {repository.name}")
         self._refusals.note(rights, repository, single.path, answer, self._room.access.denied_seconds)
         await self._room.learn_denial(repository, rights, answer)
 

@@ -235,6 +235,7 @@ class HubService:
         body = document.body
         if document.is_refusal and not body:
             body = _error_body(document)
+            headers.setdefault(ERROR_MESSAGE, _reason(document))
             headers["Content-Type"] = "application/json; charset=utf-8"
         return web.Response(status=document.status, body=body, headers=headers)
 
@@ -310,8 +311,13 @@ def _is_loop(error: MxError) -> bool:
     return isinstance(error, Invalid) and error.is_loop
 
 
+def _reason(document: Document) -> str:
+    """What is said of a refusal that says nothing of itself."""
+    return _plain(document.headers.get(ERROR_CODE) or f"refused with {document.status}, without a reason")
+
+
 def _error_body(document: Document) -> bytes:
-    text = document.headers.get(ERROR_MESSAGE) or document.headers.get(ERROR_CODE, "refused")
+    text = document.headers.get(ERROR_MESSAGE) or _reason(document)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'{{"error":"{_plain(escaped)}"}}'.encode()
 
