@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -404,6 +405,24 @@ class TestOffline:
         async with open_house(hub, tmp_path, origin__offline=True) as house:
             yield house
         assert hub.log.requests == []
+
+    async def test_what_another_tool_left_is_served_once_it_is_proven(
+        self, hub: LocalHub, tmp_path: Path
+    ) -> None:
+        async with open_house(hub, tmp_path / "other") as other, other.client(tmp_path / "mine") as client:
+            await client.pull(NAME)
+            folder = "models--demo--tiny"
+            shutil.copytree(other.root / folder, tmp_path / "server-cache" / folder, symlinks=True)
+        settings = {"origin__offline": True, "access__open_models": NAME}
+        async with open_house(hub, tmp_path, **settings) as house:
+            ask = Asker(house.hub_endpoint)
+            unproven = await ask.get(path_of(NAME))
+            async with house.client(tmp_path / "yours") as client:
+                await client.pull(NAME)
+            proven = await ask.get(path_of(NAME))
+
+        assert unproven.status == 504 and "pull it once" in unproven.headers["x-error-message"]
+        assert proven.body == FILES[LARGE]
 
     async def test_it_serves_what_is_here(self, house: House) -> None:
         ask = Asker(house.hub_endpoint)

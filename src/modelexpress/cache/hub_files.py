@@ -293,6 +293,9 @@ class HubFiles:
             return here.unknown
         if answer is None and (here.is_held or here.is_absent):
             return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
+        if here.record is None:
+            why = "pull it once, so that what another tool may have left here is proven"
+            return refusal(504, "", f"this cache knows nothing of {ref}, and the server is offline: {why}")
         return refusal(504, "", f"{path} of {ref} is not in this cache, and the server is offline")
 
     # -- asking
