@@ -163,6 +163,26 @@ async def test_a_no_is_about_the_whole_repository_and_ends_what_counts_in_an_out
     assert {answer.code for answer in refused} == {"GatedRepo" if name == GATED else "RepoNotFound"}
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_bare_no_is_about_one_path_and_takes_nothing_back(
+    hub: LocalHub, tmp_path: Path, status: int
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        assert (await read(house, OPEN, None)).status == 200
+        await house.settle()
+        hub.faults.add(Fault("status", status=status, path="blocked.bin", times=None))
+        hub.log.clear()
+
+        refused = [await read(house, OPEN, None, "blocked.bin") for _ in range(2)]
+        assert {answer.status for answer in refused} == {status} and len(hub.log.requests) == 1
+        assert (await read(house, OPEN, None)).body == FILES[LARGE]
+        assert (await read(house, OPEN, None, SMALL)).body == FILES[SMALL]
+        hub.faults.add(Fault("reset", times=None))
+        assert (await read(house, OPEN, None)).body == FILES[LARGE], "it was everybody's a moment ago"
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await read(house, OPEN, None)).body == FILES[LARGE]
+
+
 async def test_after_a_no_nothing_counts_in_an_outage_however_long_ago_it_was(house: House) -> None:
     assert (await read(house, PRIVATE, "hf_member")).status == 200
     await house.settle()

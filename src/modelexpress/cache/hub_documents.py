@@ -14,7 +14,7 @@ from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError
-from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, DocumentRequest, is_no_hubs, refusal
+from modelexpress.domain.hub import Document, DocumentRequest, is_about_repository, is_no_hubs, refusal
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.window import Slots
@@ -156,8 +156,7 @@ class HubDocuments:
     async def _take(self, question: Question, rights: Caller, said: Reading) -> None:
         ref, document = question.ref, said.document
         if ref is not None and document.is_refusal:
-            is_unknown = document.status == 401 and rights.hub_token is not None
-            if is_unknown or document.headers.get(ERROR_CODE) in NOT_PUBLIC:
+            if is_about_repository(document, rights):
                 await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None:
             self._learn(ref, rights, said)

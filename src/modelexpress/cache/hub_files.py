@@ -31,7 +31,16 @@ from modelexpress.domain.errors import (
     Unsupported,
 )
 from modelexpress.domain.held import Pulled
-from modelexpress.domain.hub import COMMIT, ERROR_CODE, NOT_PUBLIC, Document, Located, is_denial, refusal
+from modelexpress.domain.hub import (
+    COMMIT,
+    ERROR_CODE,
+    NOT_PUBLIC,
+    Document,
+    Located,
+    is_about_repository,
+    is_denial,
+    refusal,
+)
 from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
 from modelexpress.domain.refs import ModelRef, is_commit, shown
@@ -356,7 +365,8 @@ class HubFiles:
         self._learn(wanted, path, rights, answer)
         if isinstance(answer, Document) and is_denial(answer):
             self._refusals.note(rights, wanted.repository, path, answer, self._room.access.denied_seconds)
-            await self._room.learn_denial(wanted.repository, rights, answer)
+            if is_about_repository(answer, rights):
+                await self._room.learn_denial(wanted.repository, rights, answer)
         if isinstance(answer, Located) and not answer.is_of_mirror and not is_ancillary(path):
             await self._room.learn_permission(wanted, answer.commit, rights, here.record)
         return answer

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.clock import Clock
-from modelexpress.domain.hub import Document, DocumentRequest, Located, is_of_none
+from modelexpress.domain.hub import Document, DocumentRequest, Located, is_about_repository, is_of_none
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import is_ancillary
 
@@ -109,14 +109,14 @@ class Refusals:
         """With these rights `path` was asked for, and refused."""
         if is_of_none(answer):
             path = _EVERYTHING
-        elif not is_ancillary(path):
+        elif is_about_repository(answer, rights) and not is_ancillary(path):
             path = _WEIGHTS
         self._said.note(asked_key(rights, repository, path), answer, seconds)
 
     def find(self, rights: Caller, repository: ModelRef, path: str) -> Document | None:
         """What `path` would be refused with."""
         # Of a gated model everybody may read the description, which can be refused by itself alone.
-        keys = (_EVERYTHING, path if is_ancillary(path) else _WEIGHTS)
+        keys = (_EVERYTHING, path) if is_ancillary(path) else (_EVERYTHING, _WEIGHTS, path)
         found = (self._said.find(asked_key(rights, repository, key)) for key in keys)
         return next((answer for answer in found if answer is not None), None)
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelexpress.domain.caller import Caller
 from modelexpress.domain.manifest import DigestKind, FileEntry
 
 ERROR_CODE = "X-Error-Code"
@@ -72,6 +73,16 @@ class Located:
 def is_denial(answer: Document) -> bool:
     """Whether a Hub says that this caller may not read: who may not see a repository hears of none."""
     return answer.status in (401, 403) or is_of_none(answer)
+
+
+def is_about_repository(answer: Document, rights: Caller) -> bool:
+    """Whether a refusal to these rights is about all of the repository.
+
+    A bare 401 or 403 can be one of a single path: of a firewall before the origin, or of a file that is
+    blocked there. But a 401 to somebody with a token is one of the token, whatever is asked.
+    """
+    is_of_token = answer.status == 401 and not rights.is_stranger
+    return answer.is_refusal and (is_of_token or answer.headers.get(ERROR_CODE) in NOT_PUBLIC)
 
 
 def is_of_none(answer: Document) -> bool:
