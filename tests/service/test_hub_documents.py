@@ -143,7 +143,7 @@ class TestManyQuestions:
     async def test_a_made_up_way_fails_nobody_elses_question(self, house: House) -> None:
         held = house.hub.faults.add(Fault("hang", "api", times=None))
         ask, path = Asker(house.hub_endpoint), f"/api/models/{NAME}"
-        others = asyncio.create_task(ask.get(path, Via="1.1 " + "v" * 8_000))
+        others = asyncio.create_task(ask.get(path, Via="1.1 " + "v" * 1_000))
         while not house.hub.log.requests:
             await asyncio.sleep(0.01)
         mine = asyncio.create_task(ask.get(path))
@@ -152,7 +152,40 @@ class TestManyQuestions:
         held.release()
 
         assert (await mine).status == (await others).status == 200
-        assert sorted(len(request.via or "") > 8_000 for request in house.hub.log.requests) == [False, True]
+        assert sorted(len(request.via or "") > 1_000 for request in house.hub.log.requests) == [False, True]
+
+
+class TestRefusals:
+    PATH = f"/api/models/{NAME}/tree/main?recursive=true"
+
+    @pytest.mark.parametrize("code", ["", "RevisionNotFound"], ids=["bare", "told"])
+    async def test_what_is_about_how_one_came_is_told_to_nobody_else(self, house: House, code: str) -> None:
+        house.hub.faults.add(Fault("status", "tree", status=400, headers={"X-Error-Code": code}))
+        ask = Asker(house.hub_endpoint)
+        way = {"Via": "1.1 somebody"} if code else {}
+        assert (await ask.get(self.PATH, **way)).status == 400
+        assert (await ask.get(self.PATH)).status == 200
+
+    async def test_one_that_is_over_says_nothing_in_an_outage(self, hub: LocalHub, tmp_path: Path) -> None:
+        async with open_house(hub, tmp_path, origin__revalidate=1, access__denied_ttl=1) as house:
+            ask = Asker(house.hub_endpoint)
+            assert (await ask.get(file_of(NAME))).status == 200  # so that it is known to be everybody's
+            async with house.client(tmp_path / "mine") as client:
+                await client.pull(NAME)
+            told = {"X-Error-Code": "RevisionNotFound"}
+            hub.faults.add(Fault("status", "tree", status=404, headers=told))
+            assert (await ask.get(self.PATH)).status == 404
+            await asyncio.sleep(1.0)
+            hub.faults.add(Fault("reset", times=None))
+
+            answer = await ask.get(self.PATH)
+        assert (answer.status, answer.headers.get("mx-stale")) == (200, "true")
+
+    async def test_a_way_that_is_too_long_is_refused_here(self, house: House) -> None:
+        for path in (self.PATH, file_of(NAME)):
+            answer = await Asker(house.hub_endpoint).get(path, Via="1.1 " + "v" * 8_000)
+            assert answer.status == 400 and "Via" in answer.headers["x-error-message"]
+        assert house.hub.log.requests == []
 
 
 class TestLongDocuments:

@@ -14,7 +14,15 @@ from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError
-from modelexpress.domain.hub import Document, DocumentRequest, is_about_repository, is_no_hubs, refusal
+from modelexpress.domain.hub import (
+    ERROR_CODE,
+    REFUSALS,
+    Document,
+    DocumentRequest,
+    is_about_repository,
+    is_no_hubs,
+    refusal,
+)
 from modelexpress.domain.refs import ModelRef, ProviderKind, shown
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.window import Slots
@@ -86,7 +94,9 @@ class HubDocuments:
         kept = self._kept.find(key)
         if kept is not None and kept.until > self._parts.clock.monotonic():
             return Answered(kept.document)
-        alone = await self._answer_alone(question, rights, None if kept is None else kept.document)
+        # A refusal that is over is worth nothing: our own record can say more.
+        before = None if kept is None or kept.document.is_refusal else kept.document
+        alone = await self._answer_alone(question, rights, before)
         freshness = self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         try:
@@ -162,7 +172,7 @@ class HubDocuments:
             self._learn(ref, rights, said)
             if said.is_open and said.commit is not None:
                 await self._room.learn_permission(ref, said.commit, rights)
-        if _is_known(question.request.query):
+        if _is_known(question.request.query) and _is_kept(document, rights):
             self._keep(self._key(question, rights), document, self._lasting(question, document))
 
     def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
@@ -232,6 +242,16 @@ class HubDocuments:
 def _is_known(query: str) -> bool:
     """Whether all names in it are some that clients use: others ask the same again and again."""
     return {name for name, _ in parse_qsl(query, keep_blank_values=True)} <= _NAMES
+
+
+def _is_kept(document: Document, rights: Caller) -> bool:
+    """Whether it is the answer to all who ask the same with these rights.
+
+    A refusal can be about how somebody came or asked: one without a word of the Hub's, or to whoever came
+    through others.
+    """
+    is_told = is_about_repository(document, rights) or document.headers.get(ERROR_CODE) in REFUSALS
+    return not document.is_refusal or (is_told and not rights.via)
 
 
 def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:

@@ -15,6 +15,8 @@ ERROR_MESSAGE = "X-Error-Message"
 COMMIT = "X-Repo-Commit"
 NOT_PUBLIC = frozenset({"RepoNotFound", "GatedRepo"})
 """Codes of refusals that say that not everybody may read the repository."""
+REFUSALS = NOT_PUBLIC | {"RevisionNotFound", "EntryNotFound"}
+"""Codes of refusals that say something of what was asked for, and not of how it was asked."""
 
 # With which it refuses; with any other only in its own words.
 _SAID = frozenset({401, 403, 404, 405, 410, 413, 414, 416, 422, 431, 451})

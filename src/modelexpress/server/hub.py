@@ -37,6 +37,7 @@ STALE_HEADER = "MX-Stale"
 _MOST_BODY_BYTES = 1024 * 1024
 _BODY_SECONDS = 10.0
 _MOST_HOPS = 8
+_MOST_VIA_BYTES = 1024  # a longer way may be refused by the origin, and is no way of real servers
 _GONE = 410
 _TEXT = "text/plain; charset=utf-8"
 _CONDITIONS = ("If-Match", "If-None-Match", "Range")
@@ -119,6 +120,8 @@ class HubService:
 
     def _check(self, request: web.BaseRequest) -> None:
         via = _via(request)
+        if sum(map(len, via)) > _MOST_VIA_BYTES:
+            raise Refused(refusal(400, "", f"the way in Via has at most {_MOST_VIA_BYTES} bytes"))
         ours = f"modelexpress-{self._options.instance}"
         if len(via) > _MOST_HOPS:
             raise Invalid(
