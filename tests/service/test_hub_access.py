@@ -183,6 +183,29 @@ async def test_a_bare_no_is_about_one_path_and_takes_nothing_back(
         assert (await read(house, OPEN, None)).body == FILES[LARGE]
 
 
+async def test_who_may_read_gets_a_file_that_another_began_who_may_not(hub: LocalHub, tmp_path: Path) -> None:
+    hub.grant("hf_former", GATED)
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        former, member = (Asker(house.hub_endpoint, token) for token in ("hf_former", "hf_member"))
+        for ask in (former, member):
+            assert (await ask.head(path_of(GATED))).status == 200
+        hub.revoke("hf_former")
+        held = hub.faults.add(Fault("hang", token="hf_former"))
+        begun = asyncio.create_task(former.get(path_of(GATED)))
+        while not held.applied:
+            await asyncio.sleep(0.01)
+        joined = [asyncio.create_task(ask.get(path_of(GATED))) for ask in (member, former)]
+        counted, labels = "mx_hub_files_total", {"outcome": "joined"}
+        while (house.metrics.registry.get_sample_value(counted, labels) or 0) < 2:
+            await asyncio.sleep(0.01)
+        held.release()
+
+        refused, served, refused_too = await asyncio.gather(begun, *joined)
+    assert (served.status, served.body) == (200, FILES[LARGE])
+    for answer in (refused, refused_too):
+        assert answer.status in (200, 401, 403) and (answer.status == 200) == (answer.body == FILES[LARGE])
+
+
 async def test_after_a_no_nothing_counts_in_an_outage_however_long_ago_it_was(house: House) -> None:
     assert (await read(house, PRIVATE, "hf_member")).status == 200
     await house.settle()

@@ -62,13 +62,15 @@ class HubFile:
     """A file that its caller may have. `offer`: its bytes, here or arriving; None: not asked for.
 
     `is_missed`: its bytes were not here a moment ago. `is_stale`: the origin did not answer, so this is
-    what the revision was when it was last asked.
+    what the revision was when it was last asked. `is_anothers`: it arrives with the rights of somebody else
+    alone, so that it may fail for a reason that is his.
     """
 
     located: Located
     offer: Offer | None = None
     is_missed: bool = False
     is_stale: bool = False
+    is_anothers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +228,17 @@ class HubFiles:
         return found
 
     async def open(
-        self, ref: ModelRef, path: str, caller: Caller, found: HubFile | Document | None = None
+        self,
+        ref: ModelRef,
+        path: str,
+        caller: Caller,
+        found: HubFile | Document | None = None,
+        is_own: bool = False,
     ) -> HubFile | Document:
         """The same, with its bytes: those that are here, or those of a pull that begins now.
 
-        `found`: what `find` has just said to the same question, which is then not asked again.
+        `found`: what `find` has just said to the same question, which is then not asked again. `is_own`:
+        a pull with the caller's own rights, whoever brings the file already.
         """
         found = found or await self.find(ref, path, caller)
         if isinstance(found, Document):
@@ -239,13 +247,15 @@ class HubFiles:
         revision, rights = ref.revision or DEFAULT_BRANCH, self._room.access.identify(caller, ref)
         async with self._parts.leases.held(_model(ref), "read by a client of the Hub"):
             offer = None if found.is_missed else await self._find_standing(pinned, located)
-            outcome = "stale" if found.is_stale else "hit"
+            outcome, is_anothers = "stale" if found.is_stale else "hit", False
             if offer is None:
-                outcome, offer = await self._begin(pinned, revision, located, rights)
+                begun = None if is_own else self._find_arriving(pinned, located, rights)
+                outcome = "miss" if begun is None else "joined"
+                offer, is_anothers = begun or (await self._begin(pinned, revision, located, rights), False)
         self._parts.meter.count("mx_hub_files_total", outcome=outcome)
         if outcome == "miss" and self._room.prefetch is not None:
             self._room.prefetch(pinned, revision, rights)
-        return replace(found, offer=offer)
+        return replace(found, offer=offer, is_anothers=is_anothers)
 
     def _may_read_now(self, rights: Caller, repository: ModelRef, path: str) -> bool:
         """Whether the origin said so not long ago: of the repository, or of this very file."""
@@ -420,14 +430,16 @@ class HubFiles:
         standing = Standing(place, held.mtime_ns, self._parts.layout.digest_list(entry.digest))
         return record, entry, standing
 
-    async def _begin(
-        self, ref: ModelRef, revision: str, located: Located, rights: Caller
-    ) -> tuple[str, Offer]:
-        """The bytes of a running pull, whosever it is, or of one of this file alone."""
+    def _find_arriving(self, ref: ModelRef, located: Located, rights: Caller) -> tuple[Offer, bool] | None:
+        """The bytes of a running pull, whosever it is, and whether it is only somebody else's."""
+        running = self._parts.offers.find(offer_id_of(ref.name, located.commit, located.entry))
+        if running is None or not running.holders:
+            return None
+        return running, not self._room.flights.is_running(_flight_key(ref, located, rights))
+
+    async def _begin(self, ref: ModelRef, revision: str, located: Located, rights: Caller) -> Offer:
+        """The bytes of a pull of this file alone, with these rights."""
         offer_id = offer_id_of(ref.name, located.commit, located.entry)
-        running = self._parts.offers.find(offer_id)
-        if running is not None and running.holders:
-            return "joined", running
         if (wrong := self._wrong.find(offer_id)) is not None:
             raise wrong
         task, state = self._join(ref, revision, located, rights)
@@ -438,7 +450,7 @@ class HubFiles:
             listed.cancel()
         offer = self._parts.offers.find(offer_id)
         if offer is not None and (not task.done() or isinstance(offer.state, Standing)):
-            return "miss", offer
+            return offer
         if task.cancelled():
             raise Cancelled(f"the pull of {shown(located.entry.path)} was stopped: {state.cancel_reason}")
         if task.done():
@@ -446,7 +458,7 @@ class HubFiles:
         standing = await self._find_standing(ref, located)
         if standing is None:
             raise Unreachable(f"{shown(located.entry.path)} was removed right after it came; ask again")
-        return "miss", standing
+        return standing
 
     def _join(
         self, ref: ModelRef, revision: str, located: Located, rights: Caller
@@ -455,8 +467,7 @@ class HubFiles:
         offer_id = offer_id_of(ref.name, located.commit, located.entry)
         impatient = replace(rights, is_impatient=True)
         request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
-        by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
-        key = FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
+        key = _flight_key(ref, located, rights)
         return self._room.flights.join(key, revision, lambda state: self._pull(request, state, offer_id))
 
     async def _pull(self, request: PullRequest, state: PullState, offer_id: str) -> Pulled:
@@ -485,6 +496,11 @@ class HubFiles:
 
 def _model(ref: ModelRef) -> ModelKey:
     return ModelKey.of(ref.provider, ref.name)
+
+
+def _flight_key(ref: ModelRef, located: Located, rights: Caller) -> FlightKey:
+    by = f"{rights.fingerprint} by way of {', '.join(rights.via)}"
+    return FlightKey(ref.provider, ref.name, located.commit, f"file:{located.entry.path}", by)
 
 
 def _is_same(entry: FileEntry, located: Located) -> bool:

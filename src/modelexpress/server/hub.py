@@ -16,7 +16,16 @@ from aiohttp import web
 from modelexpress.cache.hub_documents import Question
 from modelexpress.cache.hub_files import HubFile
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Invalid, Limited, MxError
+from modelexpress.domain.errors import (
+    Corrupt,
+    Forbidden,
+    Invalid,
+    Limited,
+    MxError,
+    NotFound,
+    Unauthenticated,
+    Unreachable,
+)
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, git_id, lfs_pointer, refusal
 from modelexpress.domain.meter import Meter
 from modelexpress.server.file_answers import Face, FileSender
@@ -39,6 +48,8 @@ _BODY_SECONDS = 10.0
 _MOST_HOPS = 8
 _MOST_VIA_BYTES = 1024  # a longer way may be refused by the origin, and is no way of real servers
 _GONE = 410
+# What the origin may say to one, or of how he came, and not to another; also of bytes that it sends him.
+_OWN = (Corrupt, Forbidden, Limited, NotFound, Unauthenticated, Unreachable)
 _TEXT = "text/plain; charset=utf-8"
 _CONDITIONS = ("If-Match", "If-None-Match", "Range")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
@@ -184,14 +195,19 @@ class HubService:
         try:
             return await self._send(request, found, address.is_raw)
         except Refusal as error:
-            if error.status != _GONE and not _is_loop(error.error):
+            is_anothers = found.is_anothers and (isinstance(error.error, _OWN) or _is_loop(error.error))
+            if error.status != _GONE and not is_anothers:
                 raise
-            # It was removed between being found and being opened, or came for one whose own way leads in a
-            # circle: it is fetched again.
-            return await self._send(request, await self._open(address, caller), address.is_raw)
+            # It was removed between being found and being opened, or came with the rights of one who may not
+            # have it, may not ask now, or whose way leads in a circle: it is fetched again.
+            own = await self._open(address, caller, is_own=is_anothers)
+            return await self._send(request, own, address.is_raw)
 
-    async def _open(self, address: FileAddress, caller: Caller, found: HubFile | None = None) -> HubFile:
-        opened = await self._crossing.call(self._files.open, address.ref, address.path, caller, found)
+    async def _open(
+        self, address: FileAddress, caller: Caller, found: HubFile | None = None, is_own: bool = False
+    ) -> HubFile:
+        asked = address.ref, address.path, caller, found, is_own
+        opened = await self._crossing.call(self._files.open, *asked)
         if isinstance(opened, Document):
             raise Refused(opened)
         return opened

@@ -65,9 +65,17 @@ class ServedHubFiles(Protocol):
         ...
 
     async def open(
-        self, ref: ModelRef, path: str, caller: Caller, found: HubFile | Document | None = None
+        self,
+        ref: ModelRef,
+        path: str,
+        caller: Caller,
+        found: HubFile | Document | None = None,
+        is_own: bool = False,
     ) -> HubFile | Document:
-        """The same, with its bytes: here, or arriving. `found`: what `find` has just said of it."""
+        """The same, with its bytes: here, or arriving. `found`: what `find` has just said of it.
+
+        `is_own`: whoever brings the file already, it is fetched with this caller's rights.
+        """
         ...
 
 
