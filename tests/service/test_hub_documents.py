@@ -8,8 +8,9 @@ import gc
 import json
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from aiohttp import web
@@ -25,6 +26,7 @@ NAME, PRIVATE, GATED = "demo/tiny", "demo/private", "demo/gated"
 DOCUMENTS = ("", "/tree/main", "/revision/main", "/refs", "/commits/main")
 FILES = tiny_files()
 MIB = 1024 * 1024
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -40,6 +42,16 @@ def file_of(name: str) -> str:
 async def look_up(house: House, *paths: str) -> Answer:
     said, kind = json.dumps({"paths": paths}), {"Content-Type": "application/json"}
     return await Asker(house.hub_endpoint).ask("POST", f"/api/models/{NAME}/paths-info/main", kind, said)
+
+
+def _noting(make: Callable[..., T], noted: list[bool]) -> Callable[..., T]:
+    """The same function, which notes each time whether it is called on a running loop."""
+
+    def make_and_note(*arguments: object) -> T:
+        noted.append(asyncio._get_running_loop() is not None)
+        return make(*arguments)
+
+    return make_and_note
 
 
 class TestMemory:
@@ -211,6 +223,20 @@ class TestLongDocuments:
             await heart
         assert len(answer.body) > 15 * MIB and b"xetHash" not in answer.body
         assert pause < 0.5
+
+    async def test_what_stands_in_for_the_origin_is_made_where_it_is_needed_and_beside_everything(
+        self, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = list[bool]()
+        monkeypatch.setattr(hub_documents, "list_tree", _noting(hub_documents.list_tree, made))
+        ask, path = Asker(house.hub_endpoint), f"/api/models/{NAME}/tree/main"
+        await ask.get(file_of(NAME))  # so that it is known to be everybody's
+        async with house.client(tmp_path / "mine") as client:
+            await client.pull(NAME)
+        assert (await ask.get(f"{path}?x=1")).status == 200 and made == []
+        house.hub.faults.add(Fault("reset", times=None))
+        assert (await ask.get(f"{path}?x=2")).headers["mx-stale"] == "true"
+        assert made == [False], "not on a loop"
 
     async def test_many_names_in_questions_send_away_nothing_that_is_kept(
         self, house: House, monkeypatch: pytest.MonkeyPatch

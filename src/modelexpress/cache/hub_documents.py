@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from modelexpress.cache.access import is_outage
@@ -69,6 +70,15 @@ class Answered:
     is_stale: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _StandIn:
+    """What can answer in place of the origin: what it said before, or else what our record says."""
+
+    before: Document | None = None
+    record: SnapshotRecord | None = None
+    refs: Mapping[str, str] = field(default_factory=dict)
+
+
 class HubDocuments:
     """Answers questions with the rights of who asks; what one may see is never shown to another."""
 
@@ -96,16 +106,16 @@ class HubDocuments:
             return Answered(kept.document)
         # A refusal that is over is worth nothing: our own record can say more.
         before = None if kept is None or kept.document.is_refusal else kept.document
-        alone = await self._answer_alone(question, rights, before)
+        stand_in = await self._find_stand_in(question, rights, before)
         freshness = self._room.freshness
-        seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
+        seconds = freshness.deadline_seconds if stand_in is None else freshness.stale_after_seconds
         try:
             said = await self._ask(key, question, rights, seconds)
         except MxError as error:
-            if alone is None or not is_outage(error):
+            if stand_in is None or not is_outage(error):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
-            return alone
+            return Answered(await self._use(stand_in, question), is_stale=True)
         return Answered(said.document)
 
     async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Reading:
@@ -189,9 +199,9 @@ class HubDocuments:
     # -- made from what is here
 
     async def _answer_offline(self, question: Question, rights: Caller) -> Answered:
-        made = await self._answer_alone(question, rights, None)
-        if made is not None:
-            return replace(made, is_stale=False)
+        stand_in = await self._find_stand_in(question, rights, None)
+        if stand_in is not None:
+            return Answered(await self._use(stand_in, question))
         ref = question.ref
         if ref is None or question.kind in _ORIGINS_OWN:
             return Answered(refusal(504, "", "only the origin knows that, and this server is offline"))
@@ -209,25 +219,33 @@ class HubDocuments:
             504, "", f"only some files of {ref} are known to this cache, and the server is offline"
         )
 
-    async def _answer_alone(
+    async def _find_stand_in(
         self, question: Question, rights: Caller, before: Document | None
-    ) -> Answered | None:
-        """What the origin said before, or the answer as our records have it.
+    ) -> _StandIn | None:
+        """What can answer in place of the origin; nothing is made of it yet.
 
-        None: there is none, or nobody can be asked whether this caller may have it.
+        None: there is nothing, or nobody can be asked whether this caller may have it.
         """
         ref = question.ref
         if ref is None:
-            is_everybodys = before is not None and rights.is_stranger
-            return Answered(before, is_stale=True) if before is not None and is_everybodys else None
+            return _StandIn(before) if before is not None and rights.is_stranger else None
         if before is None and question.kind in _ORIGINS_OWN:
             return None
         what = f"reading the record of {ref.name}"
         record, refs = await self._parts.pool.run(what, self._find_record, ref, question.kind == "refs")
         if not self._room.may_read_alone(record, ref, rights):
             return None
-        made = before or (None if record is None else _make(question, record, refs))
-        return None if made is None else Answered(made, is_stale=True)
+        if before is None and (record is None or not _can_make(question, record)):
+            return None
+        return _StandIn(before, record, refs)
+
+    async def _use(self, stand_in: _StandIn, question: Question) -> Document:
+        """What it answers. Made in a thread: a long list takes a second."""
+        if stand_in.before is not None:
+            return stand_in.before
+        assert stand_in.record is not None
+        what = f"listing {shown(str(question.ref))}"
+        return await self._parts.pool.run(what, _make, question, stand_in.record, stand_in.refs)
 
     def _find_record(self, ref: ModelRef, is_any: bool) -> tuple[SnapshotRecord | None, dict[str, str]]:
         """The record of a revision, or where `is_any` of another one; and the commits of all names."""
@@ -254,18 +272,18 @@ def _is_kept(document: Document, rights: Caller) -> bool:
     return not document.is_refusal or (is_told and not rights.via)
 
 
-def _make(question: Question, record: SnapshotRecord, refs: dict[str, str]) -> Document | None:
+def _can_make(question: Question, record: SnapshotRecord) -> bool:
+    return question.kind == "refs" or (record.lists_all and question.kind not in _ORIGINS_OWN)
+
+
+def _make(question: Question, record: SnapshotRecord, refs: Mapping[str, str]) -> Document:
     manifest = record.manifest
     if question.kind == "refs":
         return list_refs(refs)
-    if not record.lists_all:
-        return None  # only some of its files are known
     if question.kind == "description":
         return describe(manifest, question.has_blobs, record.is_public)
     if question.kind == "paths":
         return list_paths(manifest, question.paths)
-    if question.kind == "tree":
-        made = list_tree(manifest, question.folder, question.is_recursive)
-        absent = f"{question.folder} does not exist in this revision"
-        return made or refusal(404, "EntryNotFound", absent, manifest.commit)
-    return None
+    made = list_tree(manifest, question.folder, question.is_recursive)
+    absent = f"{question.folder} does not exist in this revision"
+    return made or refusal(404, "EntryNotFound", absent, manifest.commit)
