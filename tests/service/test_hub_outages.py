@@ -220,13 +220,17 @@ async def test_who_is_limited_reads_on_only_what_is_everybodys(hub: LocalHub, tm
         member = Asker(house.hub_endpoint, "hf_member")
         for name in (NAME, GATED):
             assert (await member.get(path_of(name))).status == 200
+            assert (await member.get(f"/api/models/{name}/tree/main")).status == 200
         assert (await Asker(house.hub_endpoint).head(path_of(NAME))).status == 200
         await house.settle()
         hub.faults.add(Fault("status", status=429, headers={"Retry-After": "60"}, token="hf_member"))
 
         assert (await member.get(path_of(NAME))).body == FILES[LARGE]
-        refused = await member.get(path_of(GATED))
-        assert refused.status == 429 and FILES[LARGE] not in refused.body
+        assert (await member.get(f"/api/models/{NAME}/tree/main")).status == 200
+        for path in (path_of(GATED), f"/api/models/{GATED}/tree/main"):
+            refused = await member.get(path)
+            assert refused.status == 429
+            assert FILES[LARGE] not in refused.body
 
 
 @pytest.mark.parametrize("after", [0, 5_000_000, 8_999_999])

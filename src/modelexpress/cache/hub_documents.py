@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
-from modelexpress.cache.access import is_outage
 from modelexpress.cache.hub_files import HubRoom
 from modelexpress.cache.hub_known import KeptDocuments, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
@@ -112,7 +111,7 @@ class HubDocuments:
         try:
             said = await self._ask(key, question, rights, seconds)
         except MxError as error:
-            if stand_in is None or not is_outage(error):
+            if stand_in is None or not self._room.is_outage(error, stand_in.record, ref, rights):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
             return Answered(await self._use(stand_in, question), is_stale=True)

@@ -167,6 +167,17 @@ class HubRoom:
         )
         return refusal(404, code, f"{what} is not in this cache, and the server is offline")
 
+    def is_outage(
+        self, error: MxError, record: SnapshotRecord | None, ref: ModelRef | None, rights: Caller
+    ) -> bool:
+        """Whether an earlier yes of the origin counts, as it cannot be asked.
+
+        Who is limited may have lost what he was allowed, and could see to it that he is never told.
+        """
+        if isinstance(error, Limited) and rights.hub_token is not None and ref is not None:
+            return self.may_read_alone(record, ref, STRANGER)
+        return is_outage(error)
+
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
         provider = get_provider(self.parts.providers, ref)
@@ -344,7 +355,7 @@ class HubFiles:
                 seconds,
             )
         except MxError as error:
-            if alone is None or not self._is_outage(error, ref, rights, here):
+            if alone is None or not self._room.is_outage(error, here.record, ref, rights):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
             if isinstance(error, Unreachable) and isinstance(alone, HubFile):
@@ -354,15 +365,6 @@ class HubFiles:
                 freshness.note(ref, None)
             return alone
         return HubFile(answer) if isinstance(answer, Located) else answer
-
-    def _is_outage(self, error: MxError, ref: ModelRef, rights: Caller, here: Here) -> bool:
-        """Whether an earlier yes of the origin counts, as it cannot be asked.
-
-        Who is limited may have lost what he was allowed, and could see to it that he is never told.
-        """
-        if isinstance(error, Limited) and rights.hub_token is not None:
-            return self._room.may_read_alone(here.record, ref, STRANGER)
-        return is_outage(error)
 
     async def _ask_and_learn(
         self, wanted: ModelRef, path: str, rights: Caller, here: Here, is_allowed: bool
