@@ -13,10 +13,10 @@ from tests.support.asking import Answer, Asker
 from tests.support.house import House, Origin, open_house
 
 from modelexpress.providers.retry import RetryPolicy
-from modelexpress.testing.hub import Fault, LocalHub
+from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
-NAME, OTHER = "demo/tiny", "demo/other"
+NAME, OTHER, PRIVATE = "demo/tiny", "demo/other", "demo/private"
 LARGE, SMALL = "model.safetensors", "config.json"
 FILES = tiny_files()
 LIMITS = {"RateLimit": '"resolvers";r=0;t=60', "RateLimit-Policy": '"fixed window";"resolvers";q=5000;w=300'}
@@ -151,3 +151,27 @@ async def test_questions_that_wait_for_a_limited_token_keep_nobody_from_his_answ
     await house.cache.interrupt()
     for task in limited:
         task.cancel()
+
+
+async def test_a_short_wait_is_no_outage(hub: LocalHub, tmp_path: Path) -> None:
+    settings = {"origin__revalidate": 60, "access__granted_ttl": 0, "access__denied_ttl": 0}
+    hub.add(Repository(PRIVATE, is_private=True))
+    hub._repositories[PRIVATE].commit(FILES)
+    hub.grant("hf_member", PRIVATE)
+    member_paths = [path_of(PRIVATE), f"/api/models/{PRIVATE}/tree/main"]
+    async with open_house(hub, tmp_path, origin=Origin(retry=RetryPolicy()), **settings) as house:
+        member, stranger = Asker(house.hub_endpoint, "hf_member"), Asker(house.hub_endpoint)
+        for path in member_paths:
+            assert (await member.get(path)).status == 200
+        assert (await stranger.get(path_of(NAME))).status == 200
+        await house.settle()
+        hub.revoke("hf_member")
+        for token in ("hf_member", "hf_greedy"):
+            wait = {"Retry-After": "1"}
+            hub.faults.add(Fault("status", times=None, status=429, headers=wait, token=token))
+
+        for path in member_paths:
+            assert (await member.get(path)).status == 429, "he may have lost his permission"
+        greedy = await Asker(house.hub_endpoint, "hf_greedy").head(path_of(NAME))
+        assert (greedy.status, greedy.headers["mx-stale"]) == (200, "true")
+        assert "mx-stale" not in (await stranger.head(path_of(NAME))).headers

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
 from modelexpress.cache.hub_files import HubRoom
@@ -107,6 +107,8 @@ class HubDocuments:
         before = None if kept is None or kept.document.is_refusal else kept.document
         stand_in = await self._find_stand_in(question, rights, before)
         freshness = self._room.freshness
+        # Who is told to wait has to hear it: a wait of ours would look as if the origin did not answer.
+        rights = rights if stand_in is None else replace(rights, is_impatient=True)
         seconds = freshness.deadline_seconds if stand_in is None else freshness.stale_after_seconds
         try:
             said = await self._ask(key, question, rights, seconds)
@@ -137,7 +139,7 @@ class HubDocuments:
 
         # Through whom one came can make a question fail, and must not make another's fail.
         what = question.ref or request.path
-        return await self._room.asking.once((key, rights.via), ask, what, seconds)
+        return await self._room.asking.once((key, rights.via, rights.is_impatient), ask, what, seconds)
 
     async def _read(self, question: Question, said: Document) -> Reading:
         if question.ref is not None and is_no_hubs(said, question.request.asked_bytes):

@@ -336,11 +336,13 @@ class HubFiles:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
         is_allowed = self._room.may_read_alone(here.record, ref, rights)
+        # Who is told to wait has to hear it: a wait of ours would look as if the origin did not answer.
+        rights = rights if alone is None else replace(rights, is_impatient=True)
         repository, silence = ref.repository, self._room.silence
 
         def key(asked: ModelRef, has_mirrors: bool) -> tuple[object, ...]:
             # Not joined by who came another way: what goes round in a circle for one does not for all.
-            return (rights.fingerprint, rights.via, asked, path, has_mirrors)
+            return (rights.fingerprint, rights.via, rights.is_impatient, asked, path, has_mirrors)
 
         # What began before another file told the commit, and who may read, answers this as well.
         earlier = (key(ref, False), key(ref, is_allowed), key(wanted, False))

@@ -13,7 +13,8 @@ class Caller:
 
     `hub_token` None: none was sent, and this process stands for him with its own credentials, unless
     `is_stranger`: then nobody does. `via`: the proxies through which he came, as `Via` names them.
-    `is_impatient`: he would rather be told to come back later than wait long for an origin.
+    `is_impatient`: he would rather be told to come back later than wait long for an origin; and where he
+    only asks a question, than wait at all.
     """
 
     hub_token: str | None = field(default=None, repr=False)

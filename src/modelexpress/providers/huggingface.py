@@ -170,7 +170,7 @@ class HuggingFaceProvider:
             origin.url(request.path, query=request.query),
             self._token(caller),
             headers={"Content-Type": request.content_type} if request.content_type else {},
-            retry=self._endpoints.visits()[-1].retry.shortened().impatient(),
+            retry=_patience_of(caller, self._endpoints.visits()[-1].retry),
             method="GET" if request.body is None else "POST",
             body=request.body,
             via=caller.via,
@@ -187,7 +187,7 @@ class HuggingFaceProvider:
         ask = Ask(
             endpoint.url(ref.name, "resolve", revision, quote(path, safe="/")),
             self._token_for(visit, caller),
-            retry=visit.retry.shortened().impatient(),
+            retry=_patience_of(caller, visit.retry),
             method="HEAD",
             via=caller.via,
             seconds=visit.seconds,
@@ -269,6 +269,12 @@ async def _list_siblings(visit: Visit, ref: ModelRef, commit: str, asked: Ask) -
     if read_commit(ref, answer) != commit:
         raise NotFound(f"the origin does not have commit {commit} of {ref.name}")
     return make_manifest(ref, commit, read_siblings(ref, answer))
+
+
+def _patience_of(caller: Caller, retry: RetryPolicy) -> RetryPolicy:
+    """How a question of a client of the Hub is asked, who gives it up after 10 seconds."""
+    patience = retry.shortened().impatient()
+    return patience.at_once() if caller.is_impatient else patience
 
 
 def _revision_url(endpoint: Endpoint, ref: ModelRef) -> URL:

@@ -47,8 +47,14 @@ class RetryPolicy:
         """The same for somebody who can wait himself: he hears of a longer wait instead of waiting it out."""
         return replace(self, patience_seconds=min(self.patience_seconds, _CLIENTS_PATIENCE_SECONDS))
 
+    def at_once(self) -> RetryPolicy:
+        """The same for somebody who has an answer already: he does not wait for what he is limited to."""
+        return replace(self, patience_seconds=0.0)
+
     def when_limited(self) -> RetryPolicy:
         """The same after a 429: the impatient ask only a few times again, whatever it says."""
+        if not self.patience_seconds:
+            return self.once()
         return self.shortened() if self.patience_seconds <= _CLIENTS_PATIENCE_SECONDS else self
 
     def once(self) -> RetryPolicy:
