@@ -129,6 +129,24 @@ async def test_what_is_said_of_a_commit_is_marked_too_where_somebody_had_to_be_a
             assert (answer.status, answer.headers["mx-stale"]) == (status, "true")
 
 
+async def test_one_path_without_an_answer_makes_a_branch_stale_for_nobody(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        ask, other = Asker(house.hub_endpoint), Asker(house.hub_endpoint, "hf_other")
+        async with house.client(tmp_path / "mine") as client:
+            await client.pull(NAME)
+        assert (await ask.get(path_of(NAME))).status == 200
+        await house.settle()
+        for file in ("made-up.bin", SMALL):
+            hub.faults.add(Fault("status", status=500, path=file, times=None, token="hf_other"))
+            assert (await other.head(path_of(NAME, file))).headers["mx-stale"] == "true"
+            hub.log.clear()
+            assert (await other.head(path_of(NAME, file))).headers["mx-stale"] == "true"
+            assert hub.log.requests == [], "he waits for the same no second time"
+            assert "mx-stale" not in (await ask.head(path_of(NAME))).headers
+
+
 async def test_a_whole_model_that_is_here_is_described_and_listed(
     house: House, tmp_path: Path, outage: str
 ) -> None:

@@ -360,11 +360,11 @@ class HubFiles:
             if alone is None or not self._room.is_outage(error, here.record, ref, rights):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
-            if isinstance(error, Unreachable) and isinstance(alone, HubFile):
-                silence.note(rights, repository, path, error.is_gone)
-            # What one client is limited to does not hide from others what a branch means now.
-            if not ref.is_pinned and not isinstance(error, Limited):
-                freshness.note(ref, None)
+            if isinstance(error, Unreachable):
+                silence.note(rights, repository, path, error.is_gone, isinstance(alone, HubFile))
+                # What one client has no answer to does not hide from others what a branch means now.
+                if error.is_gone and not wanted.is_pinned:
+                    freshness.note(ref, None)
             return alone
         return HubFile(answer) if isinstance(answer, Located) else answer
 

@@ -73,18 +73,27 @@ class Lately(Generic[K, V]):
 class Silence:
     """Whose questions the origin has just left without an answer, so that nobody waits for it each time.
 
-    Only a question's own silence counts, or that of two files of the same repository, to the same client:
-    nobody shall bring it about that others are not asked about. Where nobody is there at all, that is so
-    for all.
+    Only a question's own silence counts, or that of two files of the same repository that there are, to the
+    same client: nobody shall bring it about that others are not asked about. Where nobody is there at all,
+    that is so for all.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._left = Lately[tuple[str, ModelRef | None], frozenset[str]](clock)
+        self._absent = Lately[bytes, bool](clock)
 
-    def note(self, rights: Caller, repository: ModelRef, path: str, is_gone: bool) -> None:
-        """The question about a file that is here had no answer."""
+    def note(
+        self, rights: Caller, repository: ModelRef, path: str, is_gone: bool, is_file: bool = True
+    ) -> None:
+        """A question that can be answered from here had no answer.
+
+        `is_file`: as far as is known there is one.
+        """
         if is_gone:
             self._left.note(_ALL, frozenset(), _SILENT_SECONDS)
+        if not is_file:  # anybody can make such names up
+            self._absent.note(asked_key(rights, repository, path), True, _SILENT_SECONDS)
+            return
         key = (rights.fingerprint, repository)
         self._left.note(key, (self._left.find(key) or frozenset()) | {path}, _SILENT_SECONDS)
 
@@ -96,6 +105,8 @@ class Silence:
     def is_on(self, rights: Caller, repository: ModelRef, path: str) -> bool:
         """Whether the origin need not be asked now."""
         paths = self._left.find((rights.fingerprint, repository)) or frozenset()
+        if self._absent.find(asked_key(rights, repository, path)):
+            return True
         return self._left.find(_ALL) is not None or path in paths or len(paths) >= _SILENT_FILES
 
 
