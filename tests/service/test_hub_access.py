@@ -206,6 +206,23 @@ async def test_who_may_read_gets_a_file_that_another_began_who_may_not(hub: Loca
         assert answer.status in (200, 401, 403) and (answer.status == 200) == (answer.body == FILES[LARGE])
 
 
+async def test_what_one_is_sent_in_place_of_a_file_refuses_it_to_nobody_else(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, origin__revalidate=60) as house:
+        member, other = (Asker(house.hub_endpoint, token) for token in ("hf_member", "hf_other"))
+        for ask in (member, other):
+            assert (await ask.head(path_of(OPEN))).status == 200
+        hub.faults.add(Fault("status", status=200, token="hf_other", times=None))
+        assert (await other.get(path_of(OPEN))).status == 502
+        await house.settle()
+        hub.log.clear()
+        assert (await other.get(path_of(OPEN))).status == 502
+        assert hub.log.requests == [], "he has been told"
+        assert (await member.get(path_of(OPEN))).body == FILES[LARGE]
+        assert (await other.get(path_of(OPEN))).body == FILES[LARGE]
+
+
 async def test_after_a_no_nothing_counts_in_an_outage_however_long_ago_it_was(house: House) -> None:
     assert (await read(house, PRIVATE, "hf_member")).status == 200
     await house.settle()

@@ -194,7 +194,7 @@ class HubFiles:
         self._parts = room.parts
         self._refusals = Refusals(room.parts.clock)
         self._shown = Lately[bytes, bool](room.parts.clock)  # what proves only itself
-        self._wrong = Lately[str, Corrupt](room.parts.clock)  # files by the ids of their offers
+        self._wrong = Lately[FlightKey, Corrupt](room.parts.clock)
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
         """The file of what `ref` means now, or a refusal as the origin would have it.
@@ -234,7 +234,7 @@ class HubFiles:
         is_here = here.is_held and here.commit == located.commit
         if located.entry.size or is_here or found.is_stale or located.is_of_mirror:
             return found
-        if self._wrong.find(offer_id_of(ref.name, located.commit, located.entry)) is None:
+        if self._wrong.find(_flight_key(ref.at(located.commit), located, rights)) is None:
             self._join(ref.at(located.commit), ref.revision or DEFAULT_BRANCH, located, rights)
         return found
 
@@ -444,7 +444,8 @@ class HubFiles:
     async def _begin(self, ref: ModelRef, revision: str, located: Located, rights: Caller) -> Offer:
         """The bytes of a pull of this file alone, with these rights."""
         offer_id = offer_id_of(ref.name, located.commit, located.entry)
-        if (wrong := self._wrong.find(offer_id)) is not None:
+        # By who asks: what an origin sends one in place of a file, it does not send all.
+        if (wrong := self._wrong.find(_flight_key(ref, located, rights))) is not None:
             raise wrong
         task, state = self._join(ref, revision, located, rights)
         listed = asyncio.ensure_future(state.listed.wait())
@@ -468,19 +469,18 @@ class HubFiles:
         self, ref: ModelRef, revision: str, located: Located, rights: Caller
     ) -> tuple[asyncio.Task[Pulled], PullState]:
         """The pull of a file alone that runs with these rights, or one that begins now."""
-        offer_id = offer_id_of(ref.name, located.commit, located.entry)
         impatient = replace(rights, is_impatient=True)
         request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
         key = _flight_key(ref, located, rights)
-        return self._room.flights.join(key, revision, lambda state: self._pull(request, state, offer_id))
+        return self._room.flights.join(key, revision, lambda state: self._pull(request, state))
 
-    async def _pull(self, request: PullRequest, state: PullState, offer_id: str) -> Pulled:
+    async def _pull(self, request: PullRequest, state: PullState) -> Pulled:
         try:
             return await self._room.pull(request, state)
         except Corrupt as error:
             # A client that sees its connection end asks again, and would have the origin send it all again:
             # for ever, as each time some of it is new to the client. A clear no ends that.
-            self._wrong.note(offer_id, error, _WRONG_SECONDS)
+            self._wrong.note(state.key, error, _WRONG_SECONDS)
             raise
         except (Forbidden, NotFound, Unauthenticated) as error:
             await self._learn_refusal(request, error)
