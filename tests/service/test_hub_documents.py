@@ -325,6 +325,15 @@ class TestOutage:
                 assert (await stranger.get(f"/api/models/{GATED}")).status == 200
             assert len(hub.log.requests) == 1
 
+    async def test_a_no_ends_for_good_what_was_said_before(self, hub: LocalHub, tmp_path: Path) -> None:
+        settings = {"origin__revalidate": 60, "access__denied_ttl": 0, "access__granted_ttl": 60}
+        async with open_house(hub, tmp_path, **settings) as house:
+            member = Asker(house.hub_endpoint, "hf_member")
+            assert {answer.status for answer in await self.read_all(house, "hf_member", PRIVATE)} == {200}
+            hub.revoke("hf_member")
+            assert (await member.head(file_of(PRIVATE))).status == 401
+            assert {answer.status for answer in await self.read_all(house, "hf_member", PRIVATE)} == {401}
+
     async def test_what_was_said_of_a_public_model_is_everybodys(self, hub: LocalHub, tmp_path: Path) -> None:
         async with open_house(hub, tmp_path) as house:
             before = await self.read_all(house, None, NAME)

@@ -74,6 +74,7 @@ class Access:
         self._granted: dict[tuple[str, ModelRef], _Remembered] = {}
         self._refused: dict[tuple[str, ModelRef], _Remembered] = {}
         self._asking = Asking()
+        self.on_no: list[Callable[[Caller, ModelRef], None]] = []  # called when the origin refuses somebody
 
     @property
     def denied_seconds(self) -> float:
@@ -174,6 +175,8 @@ class Access:
 
     def note(self, rights: Caller, repository: ModelRef, is_allowed: bool, commit: str | None = None) -> None:
         """Remember what the origin has just said, asked with these rights; `commit`: of which it said yes."""
+        for hear in () if is_allowed else self.on_no:
+            hear(rights, repository)
         seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
         now, key = self._clock.monotonic(), (rights.fingerprint, repository)
         # A no ends what an earlier yes was worth in an outage.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
 from modelexpress.cache.hub_files import HubRoom
-from modelexpress.cache.hub_known import KeptDocuments, document_key
+from modelexpress.cache.hub_known import KeptDocuments, asked_key, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.domain.caller import Caller
@@ -85,6 +85,7 @@ class HubDocuments:
         self._room = room
         self._parts = room.parts
         self._kept = KeptDocuments()
+        room.access.on_no.append(self._drop)
         self._turns = Slots(lambda: _MOST_AT_ONCE)
         self._asked_bytes = 0
 
@@ -99,7 +100,7 @@ class HubDocuments:
         rights = caller if ref is None else access.identify(caller, ref)
         if self._parts.is_offline:
             return await self._answer_offline(question, rights)
-        key = self._key(question, rights)
+        key = document_key(rights.fingerprint, question.request)
         kept = self._kept.find(key)
         if kept is not None and kept.until > self._parts.clock.monotonic():
             return Answered(kept.document)
@@ -152,13 +153,9 @@ class HubDocuments:
 
     # -- kept
 
-    def _key(self, question: Question, rights: Caller) -> bytes:
-        """Under which a document is kept: while these rights are refused, apart from what was said before."""
-        key, ref = document_key(rights.fingerprint, question.request), question.ref
-        if ref is None or self._room.access.recall(rights, ref.repository) is not False:
-            return key
-        self._kept.drop(key)
-        return document_key(f"{rights.fingerprint} refused", question.request)
+    def _drop(self, rights: Caller, repository: ModelRef) -> None:
+        """The origin has refused a repository to these rights: what it said to them before is over."""
+        self._kept.drop_all(asked_key(rights, repository, ""))
 
     def _lasting(self, question: Question, document: Document) -> float:
         if question.kind == "other" or question.ref is None:
@@ -168,11 +165,14 @@ class HubDocuments:
             return min(access.denied_seconds, moving)
         return access.granted_seconds if question.ref.is_pinned else min(moving, access.granted_seconds)
 
-    def _keep(self, key: bytes, document: Document, seconds: float) -> None:
+    def _keep(self, question: Question, rights: Caller, document: Document) -> None:
+        key, ref = document_key(rights.fingerprint, question.request), question.ref
+        seconds = self._lasting(question, document)
         if document.is_refusal and seconds <= 0:
             self._kept.drop(key)  # nothing of it is worth anything later
         else:
-            self._kept.note(key, document, self._parts.clock.monotonic() + seconds)
+            owner = b"" if ref is None else asked_key(rights, ref.repository, "")
+            self._kept.note(key, document, self._parts.clock.monotonic() + seconds, owner)
 
     async def _take(self, question: Question, rights: Caller, said: Reading) -> None:
         ref, document = question.ref, said.document
@@ -184,7 +184,7 @@ class HubDocuments:
             if said.is_open and said.commit is not None:
                 await self._room.learn_permission(ref, said.commit, rights)
         if _is_known(question.request.query) and _is_kept(document, rights):
-            self._keep(self._key(question, rights), document, self._lasting(question, document))
+            self._keep(question, rights, document)
 
     def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
         """What is said of a commit need not be asked again file by file."""

@@ -180,10 +180,14 @@ def _path_bytes(located: Located | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class KeptDocument:
-    """A document that was said once. `until`: so long nobody need be asked again, by the clock."""
+    """A document that was said once. `until`: so long nobody need be asked again, by the clock.
+
+    `owner`: to whom, of which repository, as `asked_key` has it.
+    """
 
     document: Document
     until: float
+    owner: bytes = b""
 
 
 class KeptDocuments:
@@ -191,19 +195,20 @@ class KeptDocuments:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, KeptDocument] = OrderedDict()
+        self._owned: dict[bytes, set[bytes]] = {}
         self._bytes = 0
 
-    def note(self, key: bytes, document: Document, until: float) -> None:
+    def note(self, key: bytes, document: Document, until: float, owner: bytes = b"") -> None:
         """It was said; the oldest go where there is too much, and one that is too large is not kept."""
         self.drop(key)
         size = _size_of(document)
         if size > _LARGEST_DOCUMENT_BYTES:
             return
-        self._kept[key] = KeptDocument(document, until)
+        self._kept[key] = KeptDocument(document, until, owner)
+        self._owned.setdefault(owner, set()).add(key)
         self._bytes += size
         while self._bytes > _MOST_DOCUMENT_BYTES or len(self._kept) > _MOST_DOCUMENTS:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= _size_of(oldest.document)
+            self.drop(next(iter(self._kept)))
 
     def find(self, key: bytes) -> KeptDocument | None:
         """What was said."""
@@ -212,7 +217,18 @@ class KeptDocuments:
     def drop(self, key: bytes) -> None:
         """It counts no more."""
         before = self._kept.pop(key, None)
-        self._bytes -= 0 if before is None else _size_of(before.document)
+        if before is None:
+            return
+        self._bytes -= _size_of(before.document)
+        owned = self._owned[before.owner]
+        owned.discard(key)
+        if not owned:
+            del self._owned[before.owner]
+
+    def drop_all(self, owner: bytes) -> None:
+        """Nothing counts any more that was said to whom, and of what, `owner` says."""
+        for key in list(self._owned.get(owner, ())):
+            self.drop(key)
 
 
 def document_key(fingerprint: str, request: DocumentRequest) -> bytes:
