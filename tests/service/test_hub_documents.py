@@ -349,3 +349,15 @@ class TestOutage:
             assert (await member.get("/api/whoami-v2")).status == 200
             self.begin(hub)
             assert (await member.get("/api/whoami-v2")).status == 502
+
+    async def test_what_passes_through_of_a_model_that_is_closed_since_is_told_to_nobody(
+        self, hub: LocalHub, tmp_path: Path
+    ) -> None:
+        said = lambda _: web.json_response({"said": "once"})  # noqa: E731
+        async with HostileOrigin(said) as origin:
+            where = Origin(origin.endpoint)
+            async with open_house(hub, tmp_path, origin=where, hub__pass_through=True) as house:
+                path, ask = f"/api/models/{NAME}/discussions", Asker(house.hub_endpoint)
+                assert (await ask.get(path)).status == 200
+                origin._answer = lambda _: web.Response(status=500)
+                assert (await ask.get(path)).status == 502

@@ -114,7 +114,9 @@ class HubDocuments:
         try:
             said = await self._ask(key, question, rights, seconds)
         except MxError as error:
-            if stand_in is None or not self._room.is_outage(error, stand_in.record, ref, rights):
+            if ref is None or stand_in is None:
+                raise
+            if not self._room.is_outage(error, stand_in.record, ref, rights):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
             return Answered(await self._use(stand_in, question), is_stale=True)
@@ -165,13 +167,12 @@ class HubDocuments:
             return min(access.denied_seconds, moving)
         return access.granted_seconds if question.ref.is_pinned else min(moving, access.granted_seconds)
 
-    def _keep(self, question: Question, rights: Caller, document: Document) -> None:
-        key, ref = document_key(rights.fingerprint, question.request), question.ref
-        seconds = self._lasting(question, document)
+    def _keep(self, question: Question, ref: ModelRef, rights: Caller, document: Document) -> None:
+        key, seconds = document_key(rights.fingerprint, question.request), self._lasting(question, document)
         if document.is_refusal and seconds <= 0:
             self._kept.drop(key)  # nothing of it is worth anything later
         else:
-            owner = b"" if ref is None else asked_key(rights, ref.repository, "")
+            owner = asked_key(rights, ref.repository, "")
             self._kept.note(key, document, self._parts.clock.monotonic() + seconds, owner)
 
     async def _take(self, question: Question, rights: Caller, said: Reading) -> None:
@@ -183,8 +184,9 @@ class HubDocuments:
             self._learn(ref, rights, said)
             if said.is_open and said.commit is not None:
                 await self._room.learn_permission(ref, said.commit, rights)
-        if _is_known(question.request.query) and _is_kept(document, rights):
-            self._keep(question, rights, document)
+        # Of what is about no repository that we know of, nobody could say later who may have it.
+        if ref is not None and _is_known(question.request.query) and _is_kept(document, rights):
+            self._keep(question, ref, rights, document)
 
     def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
         """What is said of a commit need not be asked again file by file."""
@@ -228,9 +230,7 @@ class HubDocuments:
         None: there is nothing, or nobody can be asked whether this caller may have it.
         """
         ref = question.ref
-        if ref is None:
-            return _StandIn(before) if before is not None and rights.is_stranger else None
-        if before is None and question.kind in _ORIGINS_OWN:
+        if ref is None or (before is None and question.kind in _ORIGINS_OWN):
             return None
         what = f"reading the record of {ref.name}"
         record, refs = await self._parts.pool.run(what, self._find_record, ref, question.kind == "refs")

@@ -167,14 +167,12 @@ class HubRoom:
         )
         return refusal(404, code, f"{what} is not in this cache, and the server is offline")
 
-    def is_outage(
-        self, error: MxError, record: SnapshotRecord | None, ref: ModelRef | None, rights: Caller
-    ) -> bool:
+    def is_outage(self, error: MxError, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
         """Whether an earlier yes of the origin counts, as it cannot be asked.
 
         Who is limited may have lost what he was allowed, and could see to it that he is never told.
         """
-        if isinstance(error, Limited) and rights.hub_token is not None and ref is not None:
+        if isinstance(error, Limited) and rights.hub_token is not None:
             return self.may_read_alone(record, ref, STRANGER)
         return is_outage(error)
 
