@@ -465,7 +465,7 @@ class TestOffline:
             (path_of(NAME, SMALL, "other"), 404, "RevisionNotFound"),
             *((path, 404, "RepoNotFound") for path in UNKNOWN),
             (path_of("demo/large", SMALL), 504, None),
-            (path_of(GATED), 403, "GatedRepo"),
+            *((path_of(GATED, file), 403, "GatedRepo") for file in (LARGE, SMALL, "nothing")),
             *((f"/api/models/{GATED}{path}", 403, "GatedRepo") for path in ("", "/tree/main", "/refs")),
             (f"/api/models/{GATED}/revision/main", 403, "GatedRepo"),
             (f"/api/models/{GATED}/revision/other", 404, "RevisionNotFound"),

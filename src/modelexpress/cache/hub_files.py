@@ -319,7 +319,7 @@ class HubFiles:
             return replace(answer, is_stale=False)  # nobody was asked
         if here.unknown is not None:
             return here.unknown
-        if answer is None and (here.is_held or here.is_absent):
+        if here.record is not None and not self._room.may_read_alone(here.record, ref, rights):
             return refusal(403, "GatedRepo", f"nobody can be asked offline whether you may read {ref.name}")
         if here.record is None:
             why = "pull it once, so that what another tool may have left here is proven"
