@@ -93,10 +93,19 @@ class Freshness:
             return None
         return Resolved(known.commit or _require(local, ref), is_stale=known.commit is None)
 
-    def note(self, ref: ModelRef, commit: str | None, told: str | None = None) -> None:
-        """The origin has just said what `ref` means; None: it was asked and did not answer."""
+    def note(
+        self, ref: ModelRef, commit: str | None, told: str | None = None, began: float | None = None
+    ) -> None:
+        """The origin has just said what `ref` means; None: it was asked and did not answer.
+
+        `told`: whom, where that is not everybody. `began`: when the question began; what came late to an
+        earlier question is no news.
+        """
+        known, began = self._answers.get(ref), self._clock.monotonic() if began is None else began
+        if known is not None and known.commit is not None and known.asked_at > began:
+            return
         self._answers.pop(ref, None)
-        self._answers[ref] = _Answer(commit, self._clock.monotonic(), told)
+        self._answers[ref] = _Answer(commit, began, told)
         if len(self._answers) > _MOST_ANSWERS:
             del self._answers[next(iter(self._answers))]  # the one that is oldest
         if commit is not None:
@@ -180,8 +189,9 @@ class Freshness:
         return Resolved(local, is_stale=True)
 
     async def _ask_and_remember(self, ref: ModelRef, caller: Caller) -> str:
+        began = self._clock.monotonic()
         commit = await self._ask_origin(ref, caller)
-        self.note(ref, commit, caller.fingerprint)
+        self.note(ref, commit, caller.fingerprint, began)
         self._silent.pop((ref, caller.fingerprint), None)
         return commit
 

@@ -131,11 +131,12 @@ class HubDocuments:
             if self._asked_bytes + size > _MOST_ASKED_BYTES:
                 raise Limited("too many long questions are being asked; try again", _AGAIN_SECONDS)
             self._asked_bytes += size
+            began = self._parts.clock.monotonic()
             try:
                 async with self._turns.one(group=rights.fingerprint):
                     said = await self._read(question, await provider.ask(request, rights))
                 # Here, since it counts though nobody may wait for it any more.
-                await self._take(question, rights, said)
+                await self._take(question, rights, said, began)
                 return said
             finally:
                 self._asked_bytes -= size
@@ -175,25 +176,25 @@ class HubDocuments:
             owner = asked_key(rights, ref.repository, "")
             self._kept.note(key, document, self._parts.clock.monotonic() + seconds, owner)
 
-    async def _take(self, question: Question, rights: Caller, said: Reading) -> None:
+    async def _take(self, question: Question, rights: Caller, said: Reading, began: float) -> None:
         ref, document = question.ref, said.document
         if ref is not None and document.is_refusal:
             if is_about_repository(document, rights):
                 await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None:
-            self._learn(ref, rights, said)
+            self._learn(ref, rights, said, began)
             if said.is_open and said.commit is not None:
                 await self._room.learn_permission(ref, said.commit, rights)
         # Of what is about no repository that we know of, nobody could say later who may have it.
         if ref is not None and _is_known(question.request.query) and _is_kept(document, rights):
             self._keep(question, ref, rights, document)
 
-    def _learn(self, ref: ModelRef, rights: Caller, said: Reading) -> None:
+    def _learn(self, ref: ModelRef, rights: Caller, said: Reading, began: float) -> None:
         """What is said of a commit need not be asked again file by file."""
         if said.is_open:
             self._room.access.note(rights, ref.repository, is_allowed=True, commit=said.commit)
         if said.commit is not None:
-            self._room.freshness.note(ref, said.commit)
+            self._room.freshness.note(ref, said.commit, began=began)
         if said.listed is not None:
             self._room.statements.note_listing(*said.listed)
         for located in said.files:

@@ -361,7 +361,7 @@ class HubFiles:
             if isinstance(error, Unreachable):
                 silence.note(rights, repository, path, error.is_gone, isinstance(alone, HubFile))
                 # What one client has no answer to does not hide from others what a branch means now.
-                if error.is_gone and not wanted.is_pinned:
+                if error.is_gone and freshness.recall(ref, None) is None:
                     freshness.note(ref, None)
             return alone
         return HubFile(answer) if isinstance(answer, Located) else answer
@@ -370,11 +370,11 @@ class HubFiles:
         self, wanted: ModelRef, path: str, rights: Caller, here: Here, is_allowed: bool
     ) -> Located | Document:
         """What the origin says, which counts from then on, though nobody may wait for it any more."""
-        provider = self._room.provider(wanted)
+        provider, began = self._room.provider(wanted), self._parts.clock.monotonic()
         answer = await provider.look_up(wanted, path, rights, has_mirrors=is_allowed)
         if isinstance(answer, Located):
             answer = here.with_digest(answer)
-        self._learn(wanted, path, rights, answer)
+        self._learn(wanted, path, rights, answer, began)
         if isinstance(answer, Document) and is_denial(answer):
             self._refusals.note(rights, wanted.repository, path, answer, self._room.access.denied_seconds)
             if is_about_repository(answer, rights):
@@ -383,7 +383,9 @@ class HubFiles:
             await self._room.learn_permission(wanted, answer.commit, rights, here.record)
         return answer
 
-    def _learn(self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document) -> None:
+    def _learn(
+        self, ref: ModelRef, path: str, rights: Caller, answer: Located | Document, began: float
+    ) -> None:
         room, repository = self._room, ref.repository
         if isinstance(answer, Located) and answer.is_of_mirror:
             return
@@ -400,7 +402,7 @@ class HubFiles:
         if not is_commit(commit):
             return
         if not ref.is_pinned:
-            room.freshness.note(ref, commit)
+            room.freshness.note(ref, commit, began=began)
         if isinstance(answer, Document) and answer.headers.get(ERROR_CODE) == "EntryNotFound":
             room.known.note_absent(FileKey(ref.name, commit, path))
             room.statements.note_absent(ref.at(commit), path)

@@ -219,3 +219,24 @@ async def test_the_oldest_answers_go_where_anybody_can_ask_for_any_revision(
 
     assert [desk.freshness.recall(ref, None) is not None for ref in refs] == [True, False, True, True]
     assert len(desk.freshness._answers) == 3
+
+
+async def test_what_comes_late_to_an_earlier_question_is_no_news() -> None:
+    desk = Desk(FreshnessRules(revalidate_seconds=60))
+    desk.may_answer.clear()
+    asking = asyncio.create_task(desk.resolve())  # what it says is made now, and sent later
+    while not desk.asked:
+        await asyncio.sleep(0)
+    desk.clock.now += 1
+    began = desk.clock.now
+    desk.clock.now += 1
+    desk.freshness.note(REF, NEW, began=began)
+    desk.answer = OLD
+    desk.may_answer.set()
+
+    assert await asking == Resolved(OLD)
+    assert await desk.resolve() == Resolved(NEW)
+    desk.freshness.note(REF, OLD, began=began - 0.5)
+    assert desk.freshness.recall(REF, None) == Resolved(NEW)
+    desk.freshness.note(REF, OLD, began=began + 0.5)
+    assert desk.freshness.recall(REF, None) == Resolved(OLD)
