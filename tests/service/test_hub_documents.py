@@ -167,6 +167,27 @@ class TestManyQuestions:
         assert sorted(len(request.via or "") > 1_000 for request in house.hub.log.requests) == [False, True]
 
 
+async def test_nothing_is_learned_from_a_question_with_a_name_that_nobody_knows(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    late, main = "b" * 40, "a" * 40
+
+    def answer(request: web.Request) -> web.Response:
+        if request.path.startswith("/api"):  # as an origin would that heeds it
+            return web.json_response({"sha": late, "private": False, "gated": False, "siblings": []})
+        commit = next((one for one in (late, main) if one in request.path), main)
+        return web.Response(headers={"X-Repo-Commit": commit, "ETag": f'"{"c" * 40}"'}, body=b"12345")
+
+    async with (
+        HostileOrigin(answer) as origin,
+        open_house(hub, tmp_path, origin=Origin(origin.endpoint), origin__revalidate=60) as house,
+    ):
+        ask = Asker(house.hub_endpoint)
+        assert late.encode() in (await ask.get(f"/api/models/{NAME}/revision/main?revision=other")).body
+        told = await ask.head(f"/{NAME}/resolve/main/x.bin")
+    assert told.headers["x-repo-commit"] == main
+
+
 class TestRefusals:
     PATH = f"/api/models/{NAME}/tree/main?recursive=true"
 

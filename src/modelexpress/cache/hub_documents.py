@@ -181,7 +181,7 @@ class HubDocuments:
         if ref is not None and document.is_refusal:
             if is_about_repository(document, rights):
                 await self._room.learn_denial(ref.repository, rights, document)
-        elif ref is not None:
+        elif ref is not None and _is_known(question.request.query):
             self._learn(ref, rights, said, began)
             if said.is_open and said.commit is not None:
                 await self._room.learn_permission(ref, said.commit, rights)
@@ -260,7 +260,10 @@ class HubDocuments:
 
 
 def _is_known(query: str) -> bool:
-    """Whether all names in it are some that clients use: others ask the same again and again."""
+    """Whether all names in it are some that clients use: others ask the same again and again.
+
+    And nobody here knows what an origin makes of a name like `revision`.
+    """
     return {name for name, _ in parse_qsl(query, keep_blank_values=True)} <= _NAMES
 
 
