@@ -172,6 +172,18 @@ async def test_nothing_that_is_asked_splits_an_answer(ask: Asker, path: str) -> 
         assert "evil" not in answer.headers.get("x-repo-commit", "")
 
 
+@pytest.mark.parametrize("name", ["f%C3%BC", "%F0%9F%98%80", "%C2%85x", "%E2%80%A8x"])
+async def test_no_answer_has_a_head_that_is_no_plain_text(house: House, ask: Asker, name: str) -> None:
+    commit = (await ask.head(f"/{NAME}/resolve/main/{LARGE}")).headers["x-repo-commit"]
+    path = f"/{NAME}/resolve/{commit}/{name}"
+    assert (await ask.head(path)).status == 404
+    said = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"  # now that is known here
+
+    head = (await talk(house, said.encode())).partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert all(32 <= byte < 127 for line in head.split(b"\r\n") for byte in line), head
+
+
 async def test_a_thousand_ranges_are_one_answer(house: House, ask: Asker) -> None:
     await ask.get(f"/{NAME}/resolve/main/{LARGE}")
     bomb = "bytes=" + ",".join(f"{n}-" for n in range(1000))
