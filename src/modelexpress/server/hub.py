@@ -28,6 +28,7 @@ from modelexpress.domain.errors import (
 )
 from modelexpress.domain.hub import COMMIT, ERROR_CODE, ERROR_MESSAGE, Document, git_id, lfs_pointer, refusal
 from modelexpress.domain.meter import Meter
+from modelexpress.server.bodies import Bodies
 from modelexpress.server.file_answers import Face, FileSender
 from modelexpress.server.http_ranges import choose_bytes
 from modelexpress.server.http_status import COMMON_HEADERS, Refusal
@@ -43,8 +44,6 @@ from modelexpress.server.port import ServedHubDocuments, ServedHubFiles
 
 STALE_HEADER = "MX-Stale"
 
-_MOST_BODY_BYTES = 1024 * 1024
-_BODY_SECONDS = 10.0
 _MOST_HOPS = 8
 _MOST_VIA_BYTES = 1024  # a longer way may be refused by the origin, and is no way of real servers
 _GONE = 410
@@ -104,6 +103,7 @@ class HubService:
         self._sender = sender
         self._options = options
         self._meter = meter
+        self._bodies = Bodies()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer of a Hub, a refusal in its words too."""
@@ -239,8 +239,10 @@ class HubService:
             return None
         if address is None:
             return read_other_question(raw_path, query, self._options.passes_through)
-        body = await _read_body(request) if is_posted else None
-        return read_question(address, query, body, request.headers.get("Content-Type", "")[:200])
+        if not is_posted:
+            return read_question(address, query, None, "")
+        kind = request.headers.get("Content-Type", "")[:200]
+        return await self._bodies.read(request, lambda body: read_question(address, query, body, kind))
 
     def _say(self, request: web.BaseRequest, document: Document, is_stale: bool = False) -> web.Response:
         headers = {**COMMON_HEADERS, **{name: _plain(text) for name, text in document.headers.items()}}
@@ -296,20 +298,6 @@ def _caller(request: web.BaseRequest) -> Caller:
 def _via(request: web.BaseRequest) -> tuple[str, ...]:
     said = ",".join(request.headers.getall("Via", []))
     return tuple(_plain(hop.strip()) for hop in said.split(",") if hop.strip())
-
-
-async def _read_body(request: web.BaseRequest) -> bytes:
-    pieces, size = [], 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for piece in request.content.iter_any():
-                size += len(piece)
-                if size > _MOST_BODY_BYTES:
-                    raise Refused(refusal(413, "", f"a question has at most {_MOST_BODY_BYTES} bytes"))
-                pieces.append(piece)
-    except TimeoutError:
-        raise Refused(refusal(408, "", "the question did not come in time")) from None
-    return b"".join(pieces)
 
 
 def _refusal_of(error: MxError, status: int | None = None) -> Document:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+import json
+import time
+from urllib.parse import unquote, urlencode
 
 import pytest
 from hypothesis import given
@@ -80,3 +82,48 @@ def test_no_address_leads_elsewhere(segments: list[str], passes_through: bool) -
 def test_what_is_passed_on_stays_below_the_api(asked: str) -> None:
     with pytest.raises(Refused):
         read_other_question(asked, "", passes_through=True)
+
+
+PATHS_INFO = "/api/models/demo/tiny/paths-info/main"
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (FORM, b"a&" * 520_000),
+        (FORM, b"a=1&" * 260_000),
+        (FORM, b"paths=a&" * 130_000),
+        (FORM, b"paths=" + b"%41" * 340_000),
+        (JSON, b'{"paths":[' + b'"",' * 340_000 + b'""]}'),
+        (JSON, b'{"paths":[' + b"[]," * 340_000 + b"[]]}"),
+        (JSON, b'{"paths":[' + b",".join([b"9" * 4300] * 240) + b"]}"),
+        (JSON, b'{"paths":["a"],"x":{' + b",".join(b'"%d":1' % n for n in range(90_000)) + b"}}"),
+    ],
+)
+def test_what_is_too_much_is_refused_before_it_is_read(kind: str, body: bytes) -> None:
+    address = read_api_address(PATHS_INFO)
+    assert address is not None
+    began = time.thread_time()
+
+    with pytest.raises(Refused) as refused:
+        read_question(address, "", body, kind)
+
+    assert refused.value.document.status == 400 and time.thread_time() - began < 0.05
+
+
+@pytest.mark.parametrize("kind", [FORM, JSON])
+def test_as_many_paths_as_may_be_asked_for_are_read(kind: str) -> None:
+    address, paths = read_api_address(PATHS_INFO), tuple(f"a,b/{n}" for n in range(10_000))
+    assert address is not None
+    body = json.dumps({"paths": paths}) if kind == JSON else urlencode({"paths": paths}, doseq=True)
+
+    assert read_question(address, "", body.encode(), kind).paths == paths
+
+
+@pytest.mark.parametrize("said", ["5", "[5]", "[[]]", '[{"a": "b"}]', "[null]"])
+def test_what_is_no_path_is_refused(said: str) -> None:
+    address = read_api_address(PATHS_INFO)
+    assert address is not None
+    with pytest.raises(Refused):
+        read_question(address, "", b'{"paths": %s}' % said.encode(), JSON)
