@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from modelexpress.domain.errors import Invalid, MxError, Unsupported
@@ -18,6 +22,11 @@ from modelexpress.store.layout import Layout
 
 FORMAT = 1
 _MOST_NAMES = 100
+
+_MOST_KEPT_BYTES = 32 * 1024 * 1024  # of files; what is made of them takes two to three times as much
+# The clock of a file system goes in steps: what was written within the last one may be written again
+# and look the same.
+_STEP_NS = 2_000_000_000
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
 
@@ -100,26 +109,76 @@ class SnapshotRecord:
         return name == DEFAULT_BRANCH, not self.manifest.commit.startswith(name), said_at
 
 
-class Records:
-    """The record files under one cache root. Blocking: call it in the disk pool."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """By what a file is known not to have been replaced."""
 
-    def __init__(self, layout: Layout, owner: str) -> None:
+    mtime_ns: int
+    size: int
+    inode: int
+
+
+class _Kept:
+    """Records as they were read, those that were asked for last. Used in any thread."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._lock = Lock()
+        self._rows: OrderedDict[Path, tuple[_Look, SnapshotRecord]] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, path: Path, look: _Look) -> SnapshotRecord | None:
+        with self._lock:
+            row = self._rows.get(path)
+            if row is None or row[0] != look:
+                return None
+            self._rows.move_to_end(path)
+            return row[1]
+
+    def note(self, path: Path, look: _Look, record: SnapshotRecord) -> None:
+        with self._lock:
+            self._drop(path)
+            if look.size > self._most_bytes:
+                return
+            self._rows[path] = look, record
+            self._bytes += look.size
+            while self._bytes > self._most_bytes:
+                self._drop(next(iter(self._rows)))
+
+    def drop(self, path: Path) -> None:
+        with self._lock:
+            self._drop(path)
+
+    def _drop(self, path: Path) -> None:
+        row = self._rows.pop(path, None)
+        self._bytes -= 0 if row is None else row[0].size
+
+
+class Records:
+    """The record files under one cache root. Blocking: call it in the disk pool.
+
+    A record that was read is kept while its file is the same, so that a question about a model of many
+    files does not cost reading all of them; other processes may replace and delete files meanwhile.
+    """
+
+    def __init__(self, layout: Layout, owner: str, most_kept_bytes: int = _MOST_KEPT_BYTES) -> None:
         self._layout = layout
         self._owner = owner
+        self._kept = _Kept(most_kept_bytes)
 
     def find(self, ref: ModelRef, commit: str) -> SnapshotRecord | None:
         """The record of a commit; None if there is none that this version can read."""
-        return _load(self._layout.record(ref, commit))
+        return self._load(self._layout.record(ref, commit))
 
     def find_all(self, ref: ModelRef) -> list[SnapshotRecord]:
         """The records of every commit of a model."""
         paths = find_files(self._layout.record_folder(ref), "*.json")
-        return [record for record in map(_load, paths) if record is not None]
+        return [record for record in map(self._load, paths) if record is not None]
 
     def scan(self) -> Iterator[SnapshotRecord]:
         """Every readable record, in the order of provider, model, commit."""
         for path in find_files(self._layout.records, "*/*/*.json"):
-            record = _load(path)
+            record = self._load(path, is_asked_for=False)
             if record is not None:
                 yield record
 
@@ -147,24 +206,44 @@ class Records:
 
     def delete(self, ref: ModelRef, commit: str) -> None:
         """Forget a commit; the first step of a removal."""
-        self._layout.record(ref, commit).unlink(missing_ok=True)
+        path = self._layout.record(ref, commit)
+        path.unlink(missing_ok=True)
+        self._kept.drop(path)
 
-
-def _load(path: Path) -> SnapshotRecord | None:
-    try:
-        content = json.loads(path.read_bytes())
-        if content["format"] > FORMAT:
-            _log.warning("record %s has format %s of a newer version; left alone", path, content["format"])
+    def _load(self, path: Path, is_asked_for: bool = True) -> SnapshotRecord | None:
+        try:
+            # Opened though it may be kept: on a network file system only that looks at what is there now.
+            with path.open("rb") as file:
+                look = _look_at(file.fileno())
+                kept = self._kept.find(path, look)
+                if kept is not None:
+                    return kept
+                record = _parse(path, file.read())
+        except FileNotFoundError:
             return None
-        return _from_json(content)
-    except FileNotFoundError:
+        except (*_UNREADABLE, MxError) as error:
+            # The blobs are still there and will be proven again; only the statement about them is lost.
+            _log.warning(
+                "record %s cannot be read (%s); the model will be checked again when asked for", path, error
+            )
+            return None
+        # Going through all of them must not send away those that are asked for.
+        if record is not None and is_asked_for and time.time_ns() - look.mtime_ns > _STEP_NS:
+            self._kept.note(path, look, record)
+        return record
+
+
+def _look_at(descriptor: int) -> _Look:
+    status = os.fstat(descriptor)
+    return _Look(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _parse(path: Path, text: bytes) -> SnapshotRecord | None:
+    content = json.loads(text)
+    if content["format"] > FORMAT:
+        _log.warning("record %s has format %s of a newer version; left alone", path, content["format"])
         return None
-    except (*_UNREADABLE, MxError) as error:
-        # The blobs are still there and will be proven again; only the statement about them is lost.
-        _log.warning(
-            "record %s cannot be read (%s); the model will be checked again when asked for", path, error
-        )
-        return None
+    return _from_json(content)
 
 
 def _is_newer(path: Path) -> bool:
