@@ -152,10 +152,10 @@ class Statements:
         record = self._parts.records.find(pinned, pinned.revision or "")
         if record is None:
             return None
-        changed = _told(record.named(self._find_news(pinned, names)), said.listing, said.absent)
+        changed = _told(record.named(self._find_news(pinned, names, said)), said.listing, said.absent)
         return None if changed is record else changed
 
-    def _find_news(self, pinned: ModelRef, names: set[str]) -> dict[str, float]:
+    def _find_news(self, pinned: ModelRef, names: set[str], said: _Said) -> dict[str, float]:
         """Those of the names that do not mean this commit already, as far as the disk knows."""
         known = self._names.find_all(pinned, is_held=False)
         news: dict[str, float] = {}
@@ -163,7 +163,7 @@ class Statements:
             before = known.get(name)
             if before is None or before.commit != pinned.revision:
                 last = 0.0 if before is None else before.said_at + _LATER_SECONDS
-                news[name] = max(self._last, last)
+                news[name] = max(said.names.get(name, last), last)
         return news
 
 
