@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
-from modelexpress.cache.hub_files import HubRoom
 from modelexpress.cache.hub_known import KeptDocuments, asked_key, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.cache.hub_reading import Reading, read_document
+from modelexpress.cache.hub_room import HubRoom
 from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError
 from modelexpress.domain.hub import (

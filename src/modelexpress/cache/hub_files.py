@@ -5,30 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
-from modelexpress.cache.access import Access, get_provider, is_outage
-from modelexpress.cache.asking import Asking
-from modelexpress.cache.flights import FlightKey, Flights, PullState
-from modelexpress.cache.freshness import Freshness
-from modelexpress.cache.hub_known import FileKey, KnownFiles, Lately, Refusals, Silence, asked_key
-from modelexpress.cache.marks import is_open
-from modelexpress.cache.parts import CacheParts
+from modelexpress.cache.flights import FlightKey, PullState
+from modelexpress.cache.hub_known import FileKey, Lately, Refusals, asked_key
+from modelexpress.cache.hub_room import HubRoom
 from modelexpress.cache.pull import PullRequest
-from modelexpress.cache.statements import Statements
-from modelexpress.domain.caller import STRANGER, Caller
+from modelexpress.domain.caller import Caller
 from modelexpress.domain.errors import (
     Cancelled,
     Corrupt,
     Forbidden,
-    Limited,
     MxError,
     NotFound,
     Unauthenticated,
     Unreachable,
-    Unsupported,
 )
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import (
@@ -43,15 +34,12 @@ from modelexpress.domain.hub import (
 )
 from modelexpress.domain.inventory import ModelKey
 from modelexpress.domain.manifest import DigestKind, FileEntry, check_path
-from modelexpress.domain.refs import ModelRef, is_commit, shown
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, is_commit, shown
 from modelexpress.domain.selection import ALL_FILES, is_ancillary
-from modelexpress.providers import HubProvider
-from modelexpress.store.names import Names
 from modelexpress.store.offers import Offer, Standing, offer_id_of
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import is_untouched, place_of
 
-DEFAULT_BRANCH = "main"
 _WRONG_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
@@ -112,76 +100,6 @@ class Here:
     def is_held(self) -> bool:
         """Whether its bytes are here."""
         return self.record is not None and self.entry is not None and self.entry.path in self.record.held
-
-
-@dataclass(frozen=True)
-class HubRoom:
-    """What the rooms of the Hub share: who may read, what is fresh, what is known, what is being asked."""
-
-    parts: CacheParts
-    access: Access
-    freshness: Freshness
-    flights: Flights
-    names: Names
-    statements: Statements
-    pull: Callable[[PullRequest, PullState], Awaitable[Pulled]]
-    prefetch: Callable[[ModelRef, str, Caller], None] | None = None
-    known: KnownFiles = field(default_factory=KnownFiles)
-    asking: Asking = field(default_factory=Asking)
-
-    @cached_property
-    def silence(self) -> Silence:
-        """Whom the origin has just left without an answer."""
-        return Silence(self.parts.clock)
-
-    def may_read_alone(self, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
-        """Whether a caller may have what a record holds while nobody can be asked."""
-        repository = ref.repository
-        commit = None if record is None else record.manifest.commit
-        for one in (rights, STRANGER):
-            if record is not None and is_open(record, one) and not self.access.has_refused(one, repository):
-                return True
-        return self.access.recall_in_outage(rights, repository, commit)
-
-    async def learn_permission(
-        self, ref: ModelRef, commit: str, rights: Caller, record: SnapshotRecord | None = None
-    ) -> None:
-        """The origin has shown a commit to these rights; `record` is what was known here of some commit."""
-        is_written = record is not None and record.manifest.commit == commit and is_open(record, rights)
-        if not is_written:
-            await self.access.mark(rights, ref, commit)
-
-    async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
-        """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
-        await self.access.refuse(rights, repository)
-        if not rights.is_stranger and answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
-            await self.access.refuse(STRANGER, repository)
-
-    def find_unknown(self, ref: ModelRef, commit: str | None) -> Document | None:
-        """Why nothing of a revision is here, be it that it is no `commit` here; None: something may be."""
-        is_here = self.parts.layout.repository(ref).path.is_dir() or bool(self.parts.records.find_all(ref))
-        if is_here and commit is not None:
-            return None
-        code, what = (
-            ("RevisionNotFound", str(ref)) if is_here and ref.revision else ("RepoNotFound", ref.name)
-        )
-        return refusal(404, code, f"{what} is not in this cache, and the server is offline")
-
-    def is_outage(self, error: MxError, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
-        """Whether an earlier yes of the origin counts, as it cannot be asked.
-
-        Who is limited may have lost what he was allowed, and could see to it that he is never told.
-        """
-        if isinstance(error, Limited) and rights.hub_token is not None:
-            return self.may_read_alone(record, ref, STRANGER)
-        return is_outage(error)
-
-    def provider(self, ref: ModelRef) -> HubProvider:
-        """The Hub of `ref`."""
-        provider = get_provider(self.parts.providers, ref)
-        if not hasattr(provider, "look_up"):
-            raise Unsupported(f"provider {ref.provider.value} is no Hub")
-        return provider  # type: ignore[return-value]
 
 
 class HubFiles:

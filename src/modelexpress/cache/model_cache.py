@@ -15,7 +15,8 @@ from modelexpress.cache.access import Access, get_provider
 from modelexpress.cache.flights import Confirm, Flight, FlightKey, Flights, PullState, landed
 from modelexpress.cache.freshness import Freshness, FreshnessRules, Resolved
 from modelexpress.cache.hub_documents import HubDocuments
-from modelexpress.cache.hub_files import HubFiles, HubRoom
+from modelexpress.cache.hub_files import HubFiles
+from modelexpress.cache.hub_room import HubRoom
 from modelexpress.cache.leases import Lease
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.proofs import watch_proofs

@@ -17,7 +17,7 @@ from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
 from modelexpress.domain.errors import Corrupt, Limited, MxError, NotFound, Unreachable
 from modelexpress.domain.hub import Document, DocumentRequest, Located, api_path
 from modelexpress.domain.manifest import FileEntry, Manifest
-from modelexpress.domain.refs import ModelRef, ProviderKind
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, ProviderKind
 from modelexpress.domain.spans import ByteSpan
 from modelexpress.providers.addresses import Places
 from modelexpress.providers.bandwidth import Bandwidth
@@ -40,7 +40,6 @@ from modelexpress.providers.port import OnVersion, ignore_version
 from modelexpress.providers.retry import RetryPolicy
 from modelexpress.providers.tokens import check_token, find_hub_token
 
-DEFAULT_BRANCH = "main"
 _MOST_TROUBLED = 3
 _NO_SUCH = frozenset({404, 405, 501})
 _NO = frozenset({401, 403, 404, 410, 451})
