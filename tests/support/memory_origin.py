@@ -60,6 +60,9 @@ class MemoryOrigin:
             self.bytes_read += len(piece)
             yield piece
 
+    def has_credentials(self, caller: Caller) -> bool:
+        return caller.hub_token is not None
+
     async def may_read(self, ref: ModelRef, caller: Caller) -> bool:
         """Everybody may."""
         return True

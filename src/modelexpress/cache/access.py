@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
@@ -13,11 +14,12 @@ from modelexpress.cache.asking import Asking
 from modelexpress.cache.marks import Marks
 from modelexpress.cache.parts import CacheParts
 from modelexpress.domain.caller import STRANGER, Caller
-from modelexpress.domain.errors import Forbidden, MxError, Unauthenticated, Unsupported, is_nonsense
+from modelexpress.domain.errors import Forbidden, Limited, MxError, Unauthenticated, Unsupported, is_nonsense
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
 
 _MAX_REMEMBERED = 10_000  # permissions, and as many refusals
+_STALE_AFTER_SECONDS = 2.0  # an origin is waited for where an earlier yes can answer instead
 _SEND_TOKEN = "send one that may read it as x-hf-token"
 
 
@@ -128,13 +130,34 @@ class Access:
             self._meter.count("mx_anonymous_reads_total")
         if (self._rules.server_token is ServerToken.SERVE or is_ours) and is_served_here:
             return  # open to callers without any token, so no token needs to be asked about
-        await self._check_rights(rights, ref.repository)
+        await self._check_rights(rights, ref)
 
-    async def _check_rights(self, rights: Caller, repository: ModelRef) -> None:
+    async def _check_rights(self, rights: Caller, ref: ModelRef) -> None:
+        repository = ref.repository
         if self._is_offline and self.recall(rights, repository) is None:
             raise Forbidden(_OFFLINE[rights.hub_token is None].format(repository.name))
-        if not await self.is_allowed(rights, repository):
+        commit = ref.revision if ref.is_pinned else ""  # of a branch nobody knows here what it means
+        if self.recall_in_outage(rights, repository, commit):
+            is_allowed = await self._is_still_allowed(rights, repository)
+        else:
+            is_allowed = await self.is_allowed(rights, repository)
+        if not is_allowed:
             raise Forbidden(_REFUSED[rights.hub_token is None].format(repository.name))
+
+    async def _is_still_allowed(self, rights: Caller, repository: ModelRef) -> bool:
+        """The same of whom the origin let read before: that counts while it does not answer."""
+        allowed = self.recall(rights, repository)
+        if allowed is not None:
+            return allowed
+        impatient = replace(rights, is_impatient=True)  # a wait of ours would look as if it did not answer
+        asked = (rights.fingerprint, repository, "impatient")
+        ask = functools.partial(self._ask, repository, impatient)
+        try:
+            return await self._asking.once(asked, ask, repository, _STALE_AFTER_SECONDS)
+        except MxError as error:
+            if isinstance(error, Limited) or not is_outage(error):
+                raise
+            return True
 
     async def is_allowed(self, rights: Caller, ref: ModelRef, since: float | None = None) -> bool:
         """Whether the origin lets these rights read the repository of `ref`: as it said lately, or asked now.
@@ -195,6 +218,10 @@ class Access:
         """Whether the origin's last word to these rights was no, however long ago."""
         known = self._find(rights, repository)
         return known is not None and not known.is_allowed
+
+    def is_anybody(self, rights: Caller, ref: ModelRef) -> bool:
+        """Whether what the origin shows to these rights it shows to everybody, as it is told of nobody."""
+        return rights.is_stranger or not get_provider(self._providers, ref).has_credentials(rights)
 
     async def refuse(self, rights: Caller, repository: ModelRef) -> None:
         """The origin has just said no to these rights: nothing that was written down says otherwise."""

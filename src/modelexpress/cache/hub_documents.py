@@ -13,7 +13,7 @@ from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.cache.hub_room import HubRoom
 from modelexpress.domain.caller import Caller
-from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError
+from modelexpress.domain.errors import Corrupt, Forbidden, Limited, MxError, Unreachable
 from modelexpress.domain.hub import (
     ERROR_CODE,
     REFUSALS,
@@ -107,20 +107,28 @@ class HubDocuments:
         # A refusal that is over is worth nothing: our own record can say more.
         before = None if kept is None or kept.document.is_refusal else kept.document
         stand_in = await self._find_stand_in(question, rights, before)
-        freshness = self._room.freshness
+        if ref is None or stand_in is None:
+            said = await self._ask(key, question, rights, self._room.freshness.deadline_seconds)
+            return Answered(said.document)
+        return await self._ask_or_stand_in(key, question, ref, rights, stand_in)
+
+    async def _ask_or_stand_in(
+        self, key: bytes, question: Question, ref: ModelRef, rights: Caller, stand_in: _StandIn
+    ) -> Answered:
+        silence, asked = self._room.silence, _asked_path(question.request)
+        if silence.is_on(rights, ref.repository, asked):
+            return Answered(await self._use(stand_in, question), is_stale=True)
         # Who is told to wait has to hear it: a wait of ours would look as if the origin did not answer.
-        rights = rights if stand_in is None else replace(rights, is_impatient=True)
-        seconds = freshness.deadline_seconds if stand_in is None else freshness.stale_after_seconds
+        impatient, seconds = replace(rights, is_impatient=True), self._room.freshness.stale_after_seconds
         try:
-            said = await self._ask(key, question, rights, seconds)
+            return Answered((await self._ask(key, question, impatient, seconds)).document)
         except MxError as error:
-            if ref is None or stand_in is None:
-                raise
             if not self._room.is_outage(error, stand_in.record, ref, rights):
                 raise
             _log.debug("%s: answered from here, %s", ref, error)
+            if isinstance(error, Unreachable):
+                silence.note(rights, ref.repository, asked, error.is_gone, is_file=False)
             return Answered(await self._use(stand_in, question), is_stale=True)
-        return Answered(said.document)
 
     async def _ask(self, key: bytes, question: Question, rights: Caller, seconds: float) -> Reading:
         about, request = question.ref or ModelRef(_HUB, "models"), question.request
@@ -178,21 +186,22 @@ class HubDocuments:
 
     async def _take(self, question: Question, rights: Caller, said: Reading, began: float) -> None:
         ref, document = question.ref, said.document
+        if ref is not None:
+            self._room.silence.note_answer(rights, ref.repository)
         if ref is not None and document.is_refusal:
             if is_about_repository(document, rights):
                 await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None and _is_known(question.request.query):
-            self._learn(ref, rights, said, began)
-            if said.is_open and said.commit is not None:
-                await self._room.learn_permission(ref, said.commit, rights)
+            self._learn(ref, said, began)
+            commit = ref.revision if ref.is_pinned else said.commit
+            if said.is_open and commit is not None:
+                await self._room.learn_openness(ref, commit, rights)
         # Of what is about no repository that we know of, nobody could say later who may have it.
         if ref is not None and _is_known(question.request.query) and _is_kept(document, rights):
             self._keep(question, ref, rights, document)
 
-    def _learn(self, ref: ModelRef, rights: Caller, said: Reading, began: float) -> None:
+    def _learn(self, ref: ModelRef, said: Reading, began: float) -> None:
         """What is said of a commit need not be asked again file by file."""
-        if said.is_open:
-            self._room.access.note(rights, ref.repository, is_allowed=True, commit=said.commit)
         if said.commit is not None:
             self._room.freshness.note(ref, said.commit, began=began)
         if said.listed is not None:
@@ -257,6 +266,11 @@ class HubDocuments:
         if commit is None and is_any:
             commit = next(iter(refs.values()), None)
         return None if commit is None else self._parts.records.find(ref, commit), refs
+
+
+def _asked_path(request: DocumentRequest) -> str:
+    """What the origin left without an answer, apart from all files: none begins so."""
+    return f"/{request.path}?{request.query}"
 
 
 def _is_known(query: str) -> bool:

@@ -63,6 +63,12 @@ class HubRoom:
         if not is_written:
             await self.access.mark(rights, ref, commit)
 
+    async def learn_openness(self, ref: ModelRef, commit: str, rights: Caller) -> None:
+        """A description says that everybody may read this commit."""
+        for one in {rights, STRANGER}:
+            self.access.note(one, ref.repository, is_allowed=True, commit=commit)
+            await self.learn_permission(ref, commit, one)
+
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
         """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
         await self.access.refuse(rights, repository)
@@ -82,10 +88,12 @@ class HubRoom:
     def is_outage(self, error: MxError, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
         """Whether an earlier yes of the origin counts, as it cannot be asked.
 
-        Who is limited may have lost what he was allowed, and could see to it that he is never told.
+        Who is limited may have lost what he was allowed, and could see to it that he is never told: what
+        counts is what the origin said of him lately, or of everybody.
         """
         if isinstance(error, Limited) and rights.hub_token is not None:
-            return self.may_read_alone(record, ref, STRANGER)
+            is_granted = self.access.recall(rights, ref.repository) is True
+            return is_granted or self.may_read_alone(record, ref, STRANGER)
         return is_outage(error)
 
     def provider(self, ref: ModelRef) -> HubProvider:

@@ -16,7 +16,7 @@ from modelexpress.cache.leases import Lease
 from modelexpress.cache.marks import is_open
 from modelexpress.cache.parts import CacheParts
 from modelexpress.cache.space import Needs, OnSpend
-from modelexpress.domain.caller import Caller
+from modelexpress.domain.caller import STRANGER, Caller
 from modelexpress.domain.errors import Corrupt, Internal, MxError, NoRoom, NotFound, StorageFailed
 from modelexpress.domain.held import Pulled
 from modelexpress.domain.manifest import FileEntry, Manifest, Proof
@@ -387,6 +387,10 @@ class Pull:
                 raise
             return False
 
+    def _is_anybody(self) -> bool:
+        request, is_refused = self._request, STRANGER.fingerprint in self._refused
+        return not is_refused and self._access.is_anybody(request.caller, request.ref)
+
     async def _join_twins(self) -> None:
         """Let the same bytes in other repositories be one file with those that were proven now."""
         for obtained in self._obtained.values():
@@ -431,7 +435,7 @@ class Pull:
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
             is_read_by_server=record.is_read_by_server or is_open,
-            is_public=record.is_public or (is_open and caller.is_stranger),
+            is_public=record.is_public or (is_open and self._is_anybody()),
             held=held,
             # Saved before the first byte; but another program may have removed the record meanwhile.
             owned={**{p: Owned() for p in self._obtained}, **self._owned, **record.owned},

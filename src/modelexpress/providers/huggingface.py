@@ -140,15 +140,20 @@ class HuggingFaceProvider:
         token = self._token(caller)
         origin = self._endpoints.origin  # nobody else has a say in this
         about = ("api", api_path(ref.name))
-        asked = Ask(origin.url(*about, "auth-check"), token, via=caller.via)
+        retry = _patience_of(caller, self._endpoints.visits()[-1].retry) if caller.is_impatient else None
+        asked = Ask(origin.url(*about, "auth-check"), token, retry=retry, via=caller.via)
         async with origin.outgoing.request(asked) as answer:
             status = answer.response.status
             if status not in _NO_SUCH:
                 check_is_hubs(answer, f"whether {ref.name} may be read")
                 return _is_yes(status, ref, origin.base)
-        described, response = await origin.outgoing.get_json(Ask(origin.url(*about), token, via=caller.via))
+        described, response = await origin.outgoing.get_json(replace(asked, url=origin.url(*about)))
         is_shown = _is_yes(response.status, ref, origin.base)
         return is_shown and isinstance(described, dict) and not described.get("gated")
+
+    def has_credentials(self, caller: Caller) -> bool:
+        """Whether a token goes to the origin for this caller: his own, or this process's."""
+        return self._token(caller) is not None
 
     async def look_up(
         self, ref: ModelRef, path: str, caller: Caller, has_mirrors: bool = False

@@ -63,6 +63,10 @@ class Provider(Protocol):
         """
         ...
 
+    def has_credentials(self, caller: Caller) -> bool:
+        """Whether this caller is more to the origin than anybody: what it shows else is everybody's."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the origin has said of who may read counts while it does not answer, and after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.asking import Asker
+from tests.support.house import Origin, open_house
+
+from modelexpress.domain.errors import MxError
+from modelexpress.providers.retry import RetryPolicy
+from modelexpress.testing.hub import Fault, LocalHub, Repository
+from modelexpress.testing.hub.models import tiny_files, tiny_model
+
+NAME, PRIVATE = "demo/tiny", "demo/private"
+LARGE = "model.safetensors"
+FILES = tiny_files()
+SLOW_DOWN = {"Retry-After": "60"}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[LocalHub]:
+    private = Repository(PRIVATE, is_private=True)
+    private.commit(FILES)
+    async with LocalHub([tiny_model(NAME), private]) as hub:
+        hub.grant("hf_member", PRIVATE)
+        yield hub
+
+
+def path_of(name: str, file: str = LARGE, revision: str = "main") -> str:
+    return f"/{name}/resolve/{revision}/{file}"
+
+
+@pytest.mark.parametrize("token", [None, "hf_member"], ids=["without a token", "with a token"])
+async def test_what_a_pull_brought_without_a_token_is_everybodys(
+    hub: LocalHub, tmp_path: Path, token: str | None
+) -> None:
+    outgoing = {} if token is None else {"HF_TOKEN": token}
+    async with open_house(hub, tmp_path, outgoing) as house, house.client(tmp_path / "mine") as client:
+        await client.pull(NAME)
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        read = await Asker(house.hub_endpoint).get(path_of(NAME))
+
+    assert read.status == (200 if token is None else 403), (
+        "with the server's token it may be the server's alone"
+    )
+
+
+async def test_a_description_that_says_so_opens_a_model_to_everybody(hub: LocalHub, tmp_path: Path) -> None:
+    async with open_house(hub, tmp_path, {"HF_TOKEN": "hf_member"}) as house:
+        async with house.client(tmp_path / "mine") as client:
+            await client.pull(NAME)
+        assert (await Asker(house.hub_endpoint, "hf_member").get(f"/api/models/{NAME}")).status == 200
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        read = await Asker(house.hub_endpoint).get(path_of(NAME))
+
+    assert (read.status, read.body) == (200, FILES[LARGE])
+
+
+async def test_who_is_limited_keeps_what_he_was_allowed_for_its_time_and_no_longer(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, access__granted_ttl=2) as house:
+        member, paths = Asker(house.hub_endpoint, "hf_member"), [path_of(PRIVATE), f"/api/models/{PRIVATE}"]
+        for path in paths:
+            assert (await member.get(path)).status == 200
+        await house.settle()
+        hub.faults.add(Fault("status", times=None, status=429, headers=SLOW_DOWN, token="hf_member"))
+        assert [(await member.get(path)).status for path in paths] == [200, 200]
+        await asyncio.sleep(2)
+        assert [(await member.get(path)).status for path in paths] == [429, 429]
+
+
+async def test_over_grpc_an_earlier_yes_counts_in_an_outage_too(hub: LocalHub, tmp_path: Path) -> None:
+    origin, commit = Origin(retry=RetryPolicy()), hub._repositories[PRIVATE].branches["main"]
+    pinned = f"{PRIVATE}@{commit}"
+    async with open_house(hub, tmp_path, origin=origin, access__granted_ttl=0) as house:
+        async with house.client(tmp_path / "first", hub_token="hf_member") as client:
+            await client.pull(pinned)
+        hub.faults.add(Fault("hang", times=None))
+        async with asyncio.timeout(8), house.client(tmp_path / "member", hub_token="hf_member") as client:
+            assert (await client.pull(pinned)).commit == commit
+        async with house.client(tmp_path / "other", hub_token="hf_other") as client:
+            waiting = asyncio.create_task(client.pull(pinned))
+            await asyncio.wait({waiting}, timeout=3)
+            assert not waiting.done() or isinstance(waiting.exception(), MxError)
+            hub.faults.clear()
+            with pytest.raises(MxError):
+                await waiting
+
+
+async def test_documents_too_wait_for_a_silent_origin_only_at_first(hub: LocalHub, tmp_path: Path) -> None:
+    paths = [f"/api/models/{NAME}", f"/api/models/{NAME}/tree/main"]
+    async with open_house(hub, tmp_path, origin=Origin(retry=RetryPolicy())) as house:
+        ask = Asker(house.hub_endpoint)
+        for path in paths:
+            assert (await ask.get(path)).status == 200
+        hub.faults.add(Fault("hang", times=None))
+        for path in paths:
+            assert (await ask.get(path)).headers["mx-stale"] == "true"
+        hub.log.clear()
+        for path in paths:
+            async with asyncio.timeout(1.5):
+                assert (await ask.get(path)).headers["mx-stale"] == "true"
+        assert hub.log.requests == []
