@@ -99,7 +99,7 @@ class DataPlane:
         service = BlobService(offered.offers, offered.tickets, clock, sender)
         routes = {"blobs/": service.get_blob, "digests/": service.get_digests}
         hub = None if offered.make_hub is None else offered.make_hub(sender).answer
-        self._door = HttpDoor({**routes, **health_routes(offered.find_problem)}, meter, hub)
+        self._door = HttpDoor({**routes, **health_routes(offered.find_problem)}, sender, meter, hub)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()

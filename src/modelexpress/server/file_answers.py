@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answering with the bytes of a file: whole or a range, complete or still arriving."""
+"""Answering with the bytes of a file: whole or a range, complete or still arriving; and with a long text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modelexpress.domain.spans import ByteSpan
 from modelexpress.server.cut_through import Reader, opened_reader
 from modelexpress.server.http_ranges import choose_bytes
 from modelexpress.server.http_status import COMMON_HEADERS, Refusal, text_answer
-from modelexpress.server.sending import STEP_BYTES, CutShort, Sender
+from modelexpress.server.sending import PIECE_BYTES, STEP_BYTES, CutShort, HeldTexts, Sender
 from modelexpress.store.offers import Offer
 
 _OPENINGS = 4  # while nothing has been sent of a file that is begun anew
@@ -73,6 +73,7 @@ class FileSender:
     meter: Meter
     wait_seconds: float
     make_sender: MakeSender
+    texts: HeldTexts = field(default_factory=HeldTexts)
 
     async def answer(
         self, request: web.BaseRequest, offer: Offer, face: Face, takes_unproven: bool = False
@@ -101,6 +102,25 @@ class FileSender:
         if wanted.status != 304:
             answer.announce(wanted.span.length)
         await answer.prepare(request)
+        return answer
+
+    async def send_text(self, request: web.BaseRequest, said: web.Response) -> web.StreamResponse:
+        """An answer that is in memory; a long one goes with the pace of who reads it, and ends with it.
+
+        Raises Busy while too much waits for other readers.
+        """
+        text = said.body
+        is_empty = request.method == "HEAD" or said.status in (204, 304)
+        if is_empty or not isinstance(text, bytes) or len(text) <= PIECE_BYTES:
+            return said
+        answer = FileAnswer(said.status, said.headers)
+        answer.announce(len(text))
+        with self.texts.reading(text):
+            try:
+                await answer.prepare(request)
+                await self.make_sender(request, answer).write(text)
+            except Exception as error:  # noqa: BLE001 - the headers are out: no status can follow
+                _cut(request, answer, error)
         return answer
 
     async def send(

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from modelexpress.domain.errors import Busy, Internal, MxError, NotFound, Unsupported
 from modelexpress.domain.meter import Meter
-from modelexpress.server.file_answers import FileAnswer
+from modelexpress.server.file_answers import FileAnswer, FileSender
 from modelexpress.server.http_status import Refusal, text_answer
 
 OURS = "/-/"
@@ -33,8 +33,13 @@ class HttpDoor:
     """
 
     def __init__(
-        self, routes: Mapping[str, Route], meter: Meter, answer_others: Answer | None = None
+        self,
+        routes: Mapping[str, Route],
+        sender: FileSender,
+        meter: Meter,
+        answer_others: Answer | None = None,
     ) -> None:
+        self._sender = sender
         self._routes = routes
         self._answer_others = answer_others
         self._meter = meter
@@ -51,7 +56,7 @@ class HttpDoor:
         return self._ended.get(transport, float("-inf"))
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to a request, whose body is sent when this returns."""
+        """The answer to a request; only a short one is not sent yet when this returns."""
         task, code = asyncio.current_task(), "left"
         assert task is not None
         self._running[task] = request.transport
@@ -74,7 +79,10 @@ class HttpDoor:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            return await self._route(request)
+            answer = await self._route(request)
+            if not isinstance(answer, web.Response):
+                return answer
+            return await self._sender.send_text(request, answer)
         except Refusal as refusal:
             return refusal.answer()
         except MxError as error:

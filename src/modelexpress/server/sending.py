@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from asyncio.exceptions import SendfileNotAvailableError
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,8 +17,13 @@ from typing import Protocol
 
 from aiohttp import web
 
+from modelexpress.domain.errors import Busy
+
 STEP_BYTES = 4 * 1024 * 1024
 """The most that one call of `send` is given."""
+
+PIECE_BYTES = 64 * 1024
+"""Of what is held in memory: what is not longer goes out at once."""
 
 _COPY_BYTES = 256 * 1024
 _SWEEPS = 5  # within the time limit
@@ -39,6 +45,10 @@ class Sender(Protocol):
         Raises ConnectionError or TimeoutError when the client has gone or takes nothing, CutShort or
         OSError when the file does not give them.
         """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes that are in memory, as the client takes them. Raises like `send`."""
         ...
 
 
@@ -90,6 +100,36 @@ class _Sending:
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
+class HeldTexts:
+    """How much of memory waits for readers of long texts, within a bound. A text of many readers counts once.
+
+    Belongs to one loop.
+    """
+
+    def __init__(self, most_bytes: int = 128 * 1024 * 1024) -> None:
+        self._most_bytes = most_bytes
+        self._readers = Counter[int]()
+        self._bytes = 0
+
+    @contextmanager
+    def reading(self, text: bytes) -> Iterator[None]:
+        """One more reads it while the body runs. Raises Busy when there is no room for it."""
+        key = id(text)  # nobody else's while it is held here
+        if not self._readers[key]:
+            if self._bytes + len(text) > self._most_bytes:
+                del self._readers[key]
+                raise Busy("too many long answers are waiting for their readers; ask again")
+            self._bytes += len(text)
+        self._readers[key] += 1
+        try:
+            yield
+        finally:
+            self._readers[key] -= 1
+            if not self._readers[key]:
+                del self._readers[key]
+                self._bytes -= len(text)
+
+
 class SendfileSender:
     """From the page cache to the socket without a copy; plain connections only."""
 
@@ -113,6 +153,17 @@ class SendfileSender:
                 if sent != count:
                     raise CutShort("the file became shorter while it was sent")
 
+    async def write(self, data: bytes) -> None:
+        """Piece by piece: whatever is given to a connection is copied, and stays until its client reads."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        view = memoryview(data)
+        with self._watch.watching(transport.get_extra_info("socket")), _unbuffered(transport):
+            for start in range(0, len(data), PIECE_BYTES):
+                await self._response.write(view[start : start + PIECE_BYTES])
+                await self._request.writer.drain()
+
     async def _copy(self, file: FileIO, offset: int, count: int) -> None:
         end = offset + count
         while offset < end:
@@ -121,3 +172,13 @@ class SendfileSender:
                 raise CutShort("the file became shorter while it was sent")
             await self._response.write(data)
             offset += len(data)
+
+
+@contextmanager
+def _unbuffered(transport: asyncio.Transport) -> Iterator[None]:
+    """Who waits for `transport` waits until the kernel has all of it."""
+    transport.set_write_buffer_limits(high=0)
+    try:
+        yield
+    finally:
+        transport.set_write_buffer_limits()
