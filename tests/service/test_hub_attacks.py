@@ -18,7 +18,7 @@ from tests.support.hostile_origin import HostileOrigin
 from tests.support.house import House, Origin, open_house
 from tests.support.proxy import closed_port
 
-from modelexpress.testing.hub import LocalHub
+from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files
 
 NAME, LARGE, SMALL = "demo/tiny", "model.safetensors", "config.json"
@@ -539,3 +539,16 @@ async def test_who_comes_by_a_way_that_is_too_long_spoils_it_for_nobody_else(
         asked = await asyncio.gather(*(ask.get(path) for ask in (lost, honest, honest)))
 
     assert [answer.body for answer in asked[1:]] == [FILES[LARGE]] * 2
+
+
+async def test_who_reads_wrong_bytes_in_ranges_never_gets_the_last_one(tmp_path: Path) -> None:
+    repository = Repository(NAME)
+    repository.commit({LARGE: bytes(9_000_000), SMALL: FILES[SMALL]})
+    async with LocalHub([repository]) as hub, open_house(hub, tmp_path / "wrong") as house:
+        hub.faults.add(Fault("wrong_bytes", "body", path=LARGE, after=100, times=None))
+        ask, path = Asker(house.hub_endpoint), f"/{NAME}/resolve/main/{LARGE}"
+        ranges = ("bytes=0-4499999", "bytes=4500000-8999999")
+        first, last = await asyncio.gather(*(ask.get(path, Range=span) for span in ranges))
+
+    assert first.status in (200, 206, 502)
+    assert last.is_cut or last.status == 502
