@@ -205,6 +205,19 @@ async def test_a_token_counts_for_a_while_in_an_outage_and_only_for_what_it_coul
             assert refused.status == 502 and FILES[LARGE] not in refused.body
 
 
+async def test_who_reads_a_file_that_is_known_and_not_here_hears_it_before_he_leaves(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, origin=Origin(retry=RetryPolicy())) as house:
+        ask, commit = Asker(house.hub_endpoint), hub._repositories[NAME].branches["main"]
+        assert (await ask.get(f"/api/models/{NAME}/tree/{commit}")).status == 200
+        assert (await ask.get(path_of(NAME, SMALL, commit))).status == 200
+        begin(hub, "500")
+        async with asyncio.timeout(5):  # clients leave after ten
+            answer = await ask.get(path_of(NAME, LARGE, commit))
+    assert answer.status == 502 and "500" in answer.headers["x-error-message"]
+
+
 async def test_a_token_counts_no_longer_than_the_settings_say(hub: LocalHub, tmp_path: Path) -> None:
     async with open_house(hub, tmp_path, access__granted_ttl=0, access__outage_ttl=0) as house:
         member = Asker(house.hub_endpoint, "hf_member")

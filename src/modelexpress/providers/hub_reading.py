@@ -62,7 +62,7 @@ class Reading:
 
     def patience_of(self, retry: RetryPolicy) -> RetryPolicy:
         """As patient as `retry`; less while somebody waits for the file's first byte and can be told so."""
-        return retry.impatient() if self._is_impatient and self.left.start == 0 else retry
+        return retry.shortened().impatient() if self._is_impatient and self.left.start == 0 else retry
 
     def url_at(self, endpoint: Endpoint) -> URL:
         """Where `endpoint` has the file."""
