@@ -175,3 +175,17 @@ async def test_a_short_wait_is_no_outage(hub: LocalHub, tmp_path: Path) -> None:
         greedy = await Asker(house.hub_endpoint, "hf_greedy").head(path_of(NAME))
         assert (greedy.status, greedy.headers["mx-stale"]) == (200, "true")
         assert "mx-stale" not in (await stranger.head(path_of(NAME))).headers
+
+
+async def test_an_address_that_names_its_time_is_left_alone_till_then_and_no_other(house: House) -> None:
+    ask, busy = Asker(house.hub_endpoint), {"Retry-After": "60"}
+    house.hub.faults.add(Fault("status", times=None, status=503, headers=busy, path=LARGE))
+    async with asyncio.timeout(AT_ONCE_SECONDS):
+        answers = [await ask.head(path_of(NAME)) for _ in range(3)]
+
+    assert {answer.status for answer in answers} == {502}
+    assert all(50 < int(answer.headers["retry-after"]) <= 60 for answer in answers)
+    assert len(house.hub.log.requests) == 1
+    assert (await ask.head(path_of(NAME, SMALL))).status == 200
+    assert (await Asker(house.hub_endpoint, "hf_other").head(path_of(NAME))).status == 502
+    assert len(house.hub.log.of("resolve", method="HEAD")) >= 3, "what one is told holds for nobody else"

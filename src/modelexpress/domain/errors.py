@@ -132,15 +132,22 @@ class Unreachable(MxError):
 
     `address`: what alone is known to have no good answer; empty: that is not known. `is_gone`: nobody is
     there at all, whatever is asked. `has_answered`: it is well, and has no answer to what was asked here.
+    `retry_after_seconds`: what it named, if it did.
     """
 
     code = "Unreachable"
 
     def __init__(
-        self, message: str, address: str = "", is_gone: bool = False, has_answered: bool = False
+        self,
+        message: str,
+        address: str = "",
+        is_gone: bool = False,
+        has_answered: bool = False,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.address = address
+        self.retry_after_seconds = retry_after_seconds
         self.is_gone = is_gone
         self.has_answered = has_answered
 

@@ -172,6 +172,8 @@ class Outgoing:
             policy = policy.when_limited()
             if named is not None:
                 self._be_quiet(ask, response, named)
+        elif named is not None:
+            self._leave(Client.at(response.url, self._token_for(response.url, ask)), response, named)
         return self._wait(policy, attempt, named)
 
     def _note_limits(self, ask: Ask, response: aiohttp.ClientResponse) -> None:
@@ -181,16 +183,24 @@ class Outgoing:
 
     def _be_quiet(self, ask: Ask, response: aiohttp.ClientResponse, seconds: float) -> None:
         # Polite: when one request is told to wait, all that the origin cannot tell from it do.
+        self._leave(Client.of(response.url, self._token_for(response.url, ask)), response, seconds)
+
+    def _leave(self, client: Client, response: aiohttp.ClientResponse, seconds: float) -> None:
         bounded = min(seconds, self.options.retry.patience_seconds)
-        client = Client.of(response.url, self._token_for(response.url, ask))
         self._quiet.note(client, bounded, response.headers, self.options.clock.monotonic())
 
     async def _wait_quiet(self, target: URL, token: str | None, ask: Ask) -> None:
-        """Wait as long as the one who asks was told to. Raises Limited where that is too long for him."""
-        left = self._quiet.find(Client.of(target, token), self.options.clock.monotonic())
+        """Wait as long as the one who asks was told to.
+
+        Where that is too long for him: raises Limited, or Unreachable where only this address is busy.
+        """
+        policy, now = ask.retry or self.options.retry, self.options.clock.monotonic()
+        busy = self._quiet.find(Client.at(target, token), now)
+        if busy is not None and busy.seconds > policy.patience_seconds:
+            raise self._busy(target, busy.seconds)
+        left = self._quiet.find(Client.of(target, token), now) or busy
         if left is None:
             return
-        policy = ask.retry or self.options.retry
         if left.seconds > policy.patience_seconds:
             raise Limited(
                 f"{_named(target)} is not to be asked for anything in the next {left.seconds:.0f} s: "
@@ -295,8 +305,13 @@ class Outgoing:
             said = find_limits(response.headers)
             raise Limited(f"{_named(url)} asks to slow down (429); try again{later}", named, said)
         if response.status in RETRIED_STATUSES or (response.status >= 500 and response.status != 501):
+            named = find_named_wait(response.headers, self.options.clock.wall())
             problem = f"{_named(url)} answers {response.status} {response.reason}; try again later"
-            raise Unreachable(problem, address=_named(url))
+            raise Unreachable(problem, address=_named(url), retry_after_seconds=named)
+
+    def _busy(self, url: URL, seconds: float) -> Unreachable:
+        said = f"{_named(url)} is not well, and not to be asked in the next {seconds:.0f} s; try again then"
+        return Unreachable(said, address=_named(url), retry_after_seconds=seconds)
 
     def _untrusted(self, url: URL, error: aiohttp.ClientConnectorCertificateError) -> Unreachable:
         return Unreachable(

@@ -16,7 +16,10 @@ _MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One whom a server tells apart from others: by his token, or by our address where there is none."""
+    """One whom a server tells apart from others: by his token, or by our address where there is none.
+
+    `place`: the server, or one address of it.
+    """
 
     place: URL
     fingerprint: str
@@ -25,6 +28,11 @@ class Client:
     def of(cls, url: URL, token: str | None) -> Client:
         """Who asks for `url` with `token`."""
         return cls(url.origin(), Caller(token).fingerprint)
+
+    @classmethod
+    def at(cls, url: URL, token: str | None) -> Client:
+        """The same of this one address, which alone may be busy."""
+        return cls(url, Caller(token).fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

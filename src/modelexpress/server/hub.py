@@ -311,7 +311,10 @@ def _refusal_of(error: MxError, status: int | None = None) -> Document:
     if error.hub_status:
         return refusal(error.hub_status, error.hub_code, error.message)
     refused = Refusal(error, status)
-    return Document(refused.status, {**refusal(refused.status, "", error.message).headers, **refused.headers})
+    headers = {**refusal(refused.status, "", error.message).headers, **refused.headers}
+    if isinstance(error, Unreachable) and error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(math.ceil(error.retry_after_seconds), 1))
+    return Document(refused.status, headers)
 
 
 def _is_loop(error: MxError) -> bool:
