@@ -116,6 +116,15 @@ class Outgoing:
                     raise self._unreachable(ask.url, error) from error
                 attempt += 1
 
+    async def get_status(self, ask: Ask) -> int:
+        """The status of the answer, whatever the body is. Raises Corrupt for a page in place of a yes."""
+        async with self.request(ask) as answer:
+            status, kind = answer.response.status, answer.response.content_type
+        if status < 400 and (status != 200 or kind == "text/html"):
+            what = f"{_named(ask.url)} answers with {status} and {kind}, which is neither yes nor no"
+            raise Corrupt(what, is_nonsense=True)
+        return status
+
     @asynccontextmanager
     async def request(self, ask: Ask) -> AsyncIterator[Answer]:
         """The final answer to a request, after redirects and retries; its body is for the caller.

@@ -45,17 +45,11 @@ def make_document(response: aiohttp.ClientResponse, body: bytes, base: URL) -> D
 
 def refuse(ref: ModelRef, path: str, answer: Answer) -> Document:
     """A refusal, which says in its headers why. Raises Corrupt where no Hub says such a thing."""
-    check_is_hubs(answer, f"for {ref}, {shown(path)}")
-    return Document(answer.response.status, _kept(answer.response.headers))
-
-
-def check_is_hubs(answer: Answer, what: str) -> None:
-    """Raise Corrupt where no Hub answers that to a short question: a proxy does, or a page to sign in at."""
-    response = answer.response
-    said = Document(response.status, _kept(response.headers))
-    is_page = response.status != 200 or response.content_type == "text/html"
-    if is_page if response.status < 400 else is_no_hubs(said, len(str(response.url))):
-        raise Corrupt(f"the origin's answer {what}, {said.status}, is none of a Hub; try again later", True)
+    refusal = Document(answer.response.status, _kept(answer.response.headers))
+    if is_no_hubs(refusal, len(str(answer.response.url))):
+        what = f"the origin's answer for {ref}, {shown(path)}, is {refusal.status}"
+        raise Corrupt(f"{what}, which no Hub says to that; try again later", is_nonsense=True)
+    return refusal
 
 
 def locate(ref: ModelRef, path: str, answer: Answer) -> Located:

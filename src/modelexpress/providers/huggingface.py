@@ -23,7 +23,7 @@ from modelexpress.providers.addresses import Places
 from modelexpress.providers.bandwidth import Bandwidth
 from modelexpress.providers.endpoints import Endpoint, Endpoints, Outages, Visit
 from modelexpress.providers.http import Ask, Outgoing, OutgoingOptions
-from modelexpress.providers.hub_documents import check_is_hubs, locate, make_document, refuse
+from modelexpress.providers.hub_documents import locate, make_document, refuse
 from modelexpress.providers.hub_errors import raise_for_status
 from modelexpress.providers.hub_files import HubFiles
 from modelexpress.providers.hub_listing import (
@@ -142,11 +142,9 @@ class HuggingFaceProvider:
         about = ("api", api_path(ref.name))
         retry = _patience_of(caller, self._endpoints.visits()[-1].retry) if caller.is_impatient else None
         asked = Ask(origin.url(*about, "auth-check"), token, retry=retry, via=caller.via)
-        async with origin.outgoing.request(asked) as answer:
-            status = answer.response.status
-            if status not in _NO_SUCH:
-                check_is_hubs(answer, f"whether {ref.name} may be read")
-                return _is_yes(status, ref, origin.base)
+        status = await origin.outgoing.get_status(asked)
+        if status not in _NO_SUCH:
+            return _is_yes(status, ref, origin.base)
         described, response = await origin.outgoing.get_json(replace(asked, url=origin.url(*about)))
         is_shown = _is_yes(response.status, ref, origin.base)
         return is_shown and isinstance(described, dict) and not described.get("gated")

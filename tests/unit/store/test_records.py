@@ -85,7 +85,7 @@ def test_threads_never_see_an_older_record_than_was_saved(layout: Layout) -> Non
     with ThreadPoolExecutor(4) as threads:
         for turn in range(10):
             others = [threads.submit(look) for _ in range(3)]
-            record = replace(make(), names=frozenset({str(turn)}))
+            record = replace(make(), names={str(turn): 1.0})
             records.save(record)
             age(path, 100 - turn)
             assert records.find(REF, COMMIT) == record
