@@ -391,7 +391,7 @@ async def test_the_worst_patterns_that_are_allowed_select_nothing_and_hold_nobod
 async def test_a_removal_of_very_many_models_names_the_first_that_is_not_here(
     target: Target, tmp_path: Path
 ) -> None:
-    models = [transfer_pb2.Model(name=f"demo/m{number}") for number in range(20_000)]
+    models = [transfer_pb2.Model(name=f"demo/m{number}") for number in range(5_000)]
     async with unharmed(target, tmp_path):
         answer = await target.send(REMOVE, cache_pb2.RemoveRequest(models=models))
         assert (answer.code, answer.error) == (Code.NOT_FOUND, "NotFound") and "demo/m0" in answer.details
