@@ -107,3 +107,19 @@ async def test_documents_too_wait_for_a_silent_origin_only_at_first(hub: LocalHu
             async with asyncio.timeout(1.5):
                 assert (await ask.get(path)).headers["mx-stale"] == "true"
         assert hub.log.requests == []
+
+
+async def test_what_strangers_are_shown_while_a_token_brings_it_is_everybodys_later(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path) as house:
+        held = hub.faults.add(Fault("hold", "body", path=LARGE, after=50_000))
+        bringing = asyncio.create_task(Asker(house.hub_endpoint, "hf_member").get(path_of(NAME)))
+        while not held.applied:
+            await asyncio.sleep(0.01)
+        assert (await Asker(house.hub_endpoint).head(path_of(NAME))).status == 200
+        held.release()
+        assert (await bringing).status == 200
+        await house.settle()
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await Asker(house.hub_endpoint).get(path_of(NAME))).body == FILES[LARGE]

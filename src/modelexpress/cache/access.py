@@ -214,6 +214,11 @@ class Access:
         if len(kept) > _MAX_REMEMBERED:
             del kept[next(iter(kept))]
 
+    def has_shown(self, rights: Caller, repository: ModelRef, commit: str) -> bool:
+        """Whether the origin's last word to these rights was yes, of this very commit."""
+        known = self._find(rights, repository)
+        return known is not None and known.is_allowed and known.commit == commit
+
     def has_refused(self, rights: Caller, repository: ModelRef) -> bool:
         """Whether the origin's last word to these rights was no, however long ago."""
         known = self._find(rights, repository)

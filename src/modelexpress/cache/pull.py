@@ -431,11 +431,13 @@ class Pull:
         # What another caller's token brought is not the server's because somebody without one asks; and the
         # origin's last word counts, which was perhaps a no while the bytes came.
         is_open = caller.hub_token is None and self._is_open and caller.fingerprint not in self._refused
+        # Strangers may have been shown the commit before there was a record to say so.
+        is_shown = self._access.has_shown(STRANGER, self._request.ref.repository, self._request.commit)
         recorded = replace(
             record,
             manifest=Manifest(record.manifest.ref, record.manifest.commit, files),
-            is_read_by_server=record.is_read_by_server or is_open,
-            is_public=record.is_public or (is_open and self._is_anybody()),
+            is_read_by_server=record.is_read_by_server or is_open or is_shown,
+            is_public=record.is_public or is_shown or (is_open and self._is_anybody()),
             held=held,
             # Saved before the first byte; but another program may have removed the record meanwhile.
             owned={**{p: Owned() for p in self._obtained}, **self._owned, **record.owned},
