@@ -280,11 +280,6 @@ def get_provider(providers: Mapping[ProviderKind, Provider], ref: ModelRef) -> P
         ) from None
 
 
-def is_refusal(error: MxError) -> bool:
-    """True for errors that say something about the caller, and nothing about the model."""
-    return error.code in ("Forbidden", "Unauthenticated")
-
-
 def is_outage(error: MxError) -> bool:
     """True for errors that say nothing about the model: the origin did not answer, or only 'later'.
 
