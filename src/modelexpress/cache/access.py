@@ -20,6 +20,7 @@ from modelexpress.providers import Provider
 
 _MAX_REMEMBERED = 10_000  # permissions, and as many refusals
 _STALE_AFTER_SECONDS = 2.0  # an origin is waited for where an earlier yes can answer instead
+_UNKNOWN_AFTER_SECONDS = 5.0  # and here, where no other answer is but to ask for a token
 _SEND_TOKEN = "send one that may read it as x-hf-token"
 
 
@@ -139,6 +140,8 @@ class Access:
         commit = ref.revision if ref.is_pinned else ""  # of a branch nobody knows here what it means
         if self.recall_in_outage(rights, repository, commit):
             is_allowed = await self._is_still_allowed(rights, repository)
+        elif rights.hub_token is None:
+            is_allowed = await self._is_allowed_without_token(rights, repository)
         else:
             is_allowed = await self.is_allowed(rights, repository)
         if not is_allowed:
@@ -146,18 +149,37 @@ class Access:
 
     async def _is_still_allowed(self, rights: Caller, repository: ModelRef) -> bool:
         """The same of whom the origin let read before: that counts while it does not answer."""
+        try:
+            return await self._is_allowed_soon(rights, repository, _STALE_AFTER_SECONDS)
+        except MxError as error:
+            if not is_silence(error, rights):
+                raise
+            return True
+
+    async def _is_allowed_without_token(self, rights: Caller, repository: ModelRef) -> bool:
+        """The same of who sent no token. Clients do so first, and show theirs when they are told to.
+
+        So they are told soon when the origin does not say: it may have let that token read before.
+        """
+        try:
+            return await self._is_allowed_soon(rights, repository, _UNKNOWN_AFTER_SECONDS)
+        except MxError as error:
+            if not is_outage(error):
+                raise
+            raise Unauthenticated(
+                f"whether {repository.name} may be read without a token is not known now ({error.message}); "
+                "send one that has read it as x-hf-token, or try again later"
+            ) from error
+
+    async def _is_allowed_soon(self, rights: Caller, repository: ModelRef, seconds: float) -> bool:
+        """Whether the origin lets these rights read a repository; raises Unreachable when it takes long."""
         allowed = self.recall(rights, repository)
         if allowed is not None:
             return allowed
         impatient = replace(rights, is_impatient=True)  # a wait of ours would look as if it did not answer
         asked = (rights.fingerprint, repository, "impatient")
         ask = functools.partial(self._ask, repository, impatient)
-        try:
-            return await self._asking.once(asked, ask, repository, _STALE_AFTER_SECONDS)
-        except MxError as error:
-            if isinstance(error, Limited) or not is_outage(error):
-                raise
-            return True
+        return await self._asking.once(asked, ask, repository, seconds)
 
     async def is_allowed(self, rights: Caller, ref: ModelRef, since: float | None = None) -> bool:
         """Whether the origin lets these rights read the repository of `ref`: as it said lately, or asked now.
@@ -286,3 +308,11 @@ def is_outage(error: MxError) -> bool:
     Or something else answers in its place, as a page to sign in at does.
     """
     return error.code in ("Unreachable", "Limited") or is_nonsense(error)
+
+
+def is_silence(error: MxError, rights: Caller) -> bool:
+    """Whether an earlier yes counts, as the origin says nothing now.
+
+    Who is limited by his token may have lost what he was allowed, and could see to it that he is never told.
+    """
+    return is_outage(error) and not (isinstance(error, Limited) and rights.hub_token is not None)

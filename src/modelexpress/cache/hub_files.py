@@ -25,7 +25,6 @@ from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import (
     COMMIT,
     ERROR_CODE,
-    NOT_PUBLIC,
     Document,
     Located,
     is_about_repository,
@@ -407,11 +406,10 @@ class HubFiles:
     async def _learn_refusal(self, request: PullRequest, error: MxError) -> None:
         """Bytes were refused to who might read them a moment ago: what is known of him is over."""
         rights, repository, single = request.caller, request.ref.repository, request.single
-        is_unknown = error.hub_status == 401 and rights.hub_token is not None
-        if single is None or not (is_unknown or error.hub_code in NOT_PUBLIC):
-            return
         # Not in the words of the error, which name a commit: others may hear this.
         answer = refusal(error.hub_status, error.hub_code, f"the origin refuses {repository.name}")
+        if single is None or not is_about_repository(answer, rights):
+            return
         self._refusals.note(rights, repository, single.path, answer, self._room.access.denied_seconds)
         await self._room.learn_denial(repository, rights, answer)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from modelexpress.cache.access import Access, get_provider, is_outage
+from modelexpress.cache.access import Access, get_provider, is_silence
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.flights import Flights, PullState
 from modelexpress.cache.freshness import Freshness
@@ -88,13 +88,12 @@ class HubRoom:
     def is_outage(self, error: MxError, record: SnapshotRecord | None, ref: ModelRef, rights: Caller) -> bool:
         """Whether an earlier yes of the origin counts, as it cannot be asked.
 
-        Who is limited may have lost what he was allowed, and could see to it that he is never told: what
-        counts is what the origin said of him lately, or of everybody.
+        For who is limited what counts is what it said of him lately, or of everybody.
         """
-        if isinstance(error, Limited) and rights.hub_token is not None:
-            is_granted = self.access.recall(rights, ref.repository) is True
-            return is_granted or self.may_read_alone(record, ref, STRANGER)
-        return is_outage(error)
+        if is_silence(error, rights):
+            return True
+        is_granted = self.access.recall(rights, ref.repository) is True
+        return isinstance(error, Limited) and (is_granted or self.may_read_alone(record, ref, STRANGER))
 
     def provider(self, ref: ModelRef) -> HubProvider:
         """The Hub of `ref`."""
