@@ -18,6 +18,7 @@ from tests.support.asking import Asker
 from tests.support.house import House, open_house
 from tests.support.venvs import GENERATIONS, run_in_venv
 
+from modelexpress.domain.errors import Busy
 from modelexpress.domain.refs import ModelRef
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_model
@@ -332,6 +333,29 @@ async def test_a_name_goes_with_its_record(hub: LocalHub, moving: Repository, tm
 
     async with offline(hub, tmp_path) as ask:
         assert (await ask.get(path_of())).headers["x-repo-commit"] == first
+
+
+async def test_a_name_that_only_a_record_says_can_be_listed_pinned_and_removed(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    first, main = moving.branches["main"], ModelRef.parse(f"{NAME}@main")
+    async with open_house(hub, tmp_path) as house:
+        await read(house, path_of())
+        last = moving.commit({LARGE: NEW})
+        await read(house, path_of(), path_of(revision=last[:8]))
+        assert {one.commit: one.refs for one in await house.cache.list_held()} == {first: (), last: ("main",)}
+
+        pinned = await house.cache.pin(f"{NAME}@main", None, is_dry_run=False)
+        assert [one.commit for one in pinned] == [last]
+        with pytest.raises(Busy, match="pinned"):
+            await house.cache.remove([main], is_dry_run=False)
+        kept = (await house.cache.plan(1 << 50)).kept
+        assert [one.reason for one in kept if one.commit == last] == [f"pinned as {NAME}@main"]
+
+        await house.cache.unpin([f"{NAME}@main"], is_dry_run=False)
+        gone = await house.cache.remove([main], is_dry_run=False)
+        assert [removal.commit for removal in gone.removals] == [last]
+        assert [one.commit for one in await house.cache.list_held()] == [first]
 
 
 async def test_a_commit_that_a_branch_means_now_is_not_pruned(

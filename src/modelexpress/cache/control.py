@@ -21,7 +21,6 @@ from modelexpress.domain.pins import Pin
 from modelexpress.domain.refs import ModelRef, shown
 from modelexpress.domain.selection import ALL_FILES, Selection, Weights
 from modelexpress.store.layout import Repository, model_ref
-from modelexpress.store.names import Names
 from modelexpress.store.proof import find_damage
 from modelexpress.store.records import CompleteSelection, HeldEntry, Owned, SnapshotRecord
 from modelexpress.store.removal import RepositoryRemoval, plan_removal
@@ -217,7 +216,7 @@ class LocalControl:
         """The commits that a revision stands for; None: all. Invalid for the beginning of several."""
         if ref is None or ref.revision is None:
             return None
-        named = read_refs(repository).get(ref.revision)
+        named = self._parts.names.list_names(ref).get(ref.revision)
         if named is not None or not _COMMIT_START.fullmatch(ref.revision):
             return {named or ref.revision}
         recorded = (record.manifest.commit for record in self._parts.records.find_all(ref))
@@ -265,7 +264,8 @@ class LocalControl:
         added = sum(size for blob, size in counted.blobs.items() if blob not in known)
         known.update(counted.blobs)
         times = [done.completed_at for done in record.selections.values()]
-        refs = [name for name, commit in read_refs(repository).items() if commit == manifest.commit]
+        named = self._parts.names.list_names(manifest.ref).items()
+        refs = [name for name, commit in named if commit == manifest.commit]
         return HeldSnapshot(
             provider=manifest.ref.provider,
             name=manifest.ref.name,
@@ -320,11 +320,11 @@ class LocalControl:
         named = set(read_refs(repository).values()) & set(list_commits(repository))
         known = {record.manifest.commit for record in self._parts.records.find_all(ref)}
         # Of what was read file by file no ref is written, but the origin has said what it is called.
-        said = Names(self._parts.layout, self._parts.records).find_all(ref).values()
+        said = set(self._parts.names.list_names(ref).values())
         now = self._parts.clock.wall()
         lasting = [pin for pin in pins if not pin.is_over(now)]
         model, holders = _model_of(repository), self._parts.leases.paths.holders
-        unnamed, kept = known - named - {meaning.commit for meaning in said}, {}
+        unnamed, kept = known - named - said, {}
         for commit in sorted(unnamed):
             if any(pin.matches(repository.name, commit, ()) for pin in lasting):
                 kept[commit] = "pinned"

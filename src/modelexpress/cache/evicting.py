@@ -29,7 +29,6 @@ from modelexpress.domain.space import EvictionPlan, Kept, VolumeUse
 from modelexpress.registry import Holding
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.removal import plan_removal
-from modelexpress.store.survey import read_refs
 from modelexpress.store.usage import Usage, read_inventory
 
 _SHOWN = 5  # models in a message
@@ -137,11 +136,7 @@ class Evictor:
     def pins_of(self, record: SnapshotRecord, pins: Iterable[Pin], now: float) -> list[Pin]:
         """The pins that keep a snapshot now. Blocking."""
         manifest = record.manifest
-        at = {
-            n
-            for n, c in read_refs(self._parts.layout.repository(manifest.ref)).items()
-            if c == manifest.commit
-        }
+        at = {n for n, c in self._parts.names.list_names(manifest.ref).items() if c == manifest.commit}
         return [p for p in pins if not p.is_over(now) and p.matches(manifest.ref.name, manifest.commit, at)]
 
     def _find_use(self, key: SnapshotKey, record: SnapshotRecord, needs: Needs) -> str | None:

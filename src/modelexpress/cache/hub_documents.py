@@ -222,7 +222,7 @@ class HubDocuments:
 
     def _refuse_offline(self, ref: ModelRef, rights: Caller) -> Document:
         """Why it cannot be had, as a file of the same revision would be refused."""
-        commit = self._room.names.find_commit(ref)
+        commit = self._parts.names.find_commit(ref)
         if (unknown := self._room.find_unknown(ref, commit)) is not None:
             return unknown
         record = None if commit is None else self._parts.records.find(ref, commit)
@@ -260,9 +260,8 @@ class HubDocuments:
 
     def _find_record(self, ref: ModelRef, is_any: bool) -> tuple[SnapshotRecord | None, dict[str, str]]:
         """The record of a revision, or where `is_any` of another one; and the commits of all names."""
-        commit = self._room.names.find_commit(ref)
-        found = self._room.names.find_all(ref).items()
-        refs = {name: said.commit for name, said in found if not said.commit.startswith(name)}
+        commit = self._parts.names.find_commit(ref)
+        refs = self._parts.names.list_names(ref)
         if commit is None and is_any:
             commit = next(iter(refs.values()), None)
         return None if commit is None else self._parts.records.find(ref, commit), refs

@@ -193,7 +193,7 @@ class HubFiles:
     # -- what is known here
 
     def _find_here(self, ref: ModelRef, path: str) -> Here:
-        commit = self._room.names.find_commit(ref)
+        commit = self._parts.names.find_commit(ref)
         if commit is None:
             return Here(unknown=self._room.find_unknown(ref, None) if self._parts.is_offline else None)
         record = self._parts.records.find(ref, commit)

@@ -22,7 +22,6 @@ from modelexpress.domain.held import Pulled
 from modelexpress.domain.hub import ERROR_CODE, NOT_PUBLIC, Document, refusal
 from modelexpress.domain.refs import ModelRef
 from modelexpress.providers import HubProvider
-from modelexpress.store.names import Names
 from modelexpress.store.records import SnapshotRecord
 
 
@@ -34,7 +33,6 @@ class HubRoom:
     access: Access
     freshness: Freshness
     flights: Flights
-    names: Names
     statements: Statements
     pull: Callable[[PullRequest, PullState], Awaitable[Pulled]]
     prefetch: Callable[[ModelRef, str, Caller], None] | None = None

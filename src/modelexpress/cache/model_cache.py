@@ -35,7 +35,6 @@ from modelexpress.domain.space import EvictionPlan
 from modelexpress.domain.tasks import finish
 from modelexpress.registry import Holding
 from modelexpress.registry.sessions import Session
-from modelexpress.store.names import Names
 from modelexpress.store.offers import Offers, Standing
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.survey import find_touched
@@ -56,14 +55,13 @@ class ModelCache(SpaceControl):
         self.root: Path = parts.layout.root
         self._access = access
         self._flights = Flights()
-        self._names = Names(parts.layout, parts.records)
-        self._statements = Statements(parts, self._names)
+        self._statements = Statements(parts)
         self._freshness = Freshness(
             freshness, parts.clock, self._ask_origin, self._find_local_commit, self._statements.note_name
         )
         self._is_offline = freshness.is_offline
         room = HubRoom(
-            parts, access, self._freshness, self._flights, self._names, self._statements, self._pull,
+            parts, access, self._freshness, self._flights, self._statements, self._pull,
             self._prefetch if parts.rules.is_prefetched else None,
         )  # fmt: skip
         self._asking = room.asking
@@ -375,7 +373,7 @@ class ModelCache(SpaceControl):
         return await get_provider(self._parts.providers, ref).resolve(ref, caller)
 
     async def _find_local_commit(self, ref: ModelRef) -> str | None:
-        return await self._parts.pool.run(f"reading refs of {ref.name}", self._names.find_commit, ref)
+        return await self._parts.pool.run(f"reading refs of {ref.name}", self._parts.names.find_commit, ref)
 
     def _find_aside(self, ref: ModelRef) -> Aside | None:
         """A pinned commit that was removed in the middle of somebody's reading, who comes for the rest."""
@@ -397,7 +395,7 @@ class ModelCache(SpaceControl):
         raise NotFound(f"Model not found: {ref.name}{where} is not in this cache; pull it first")
 
     def _find_held(self, ref: ModelRef) -> SnapshotRecord | None:
-        commit = self._names.find_commit(ref)
+        commit = self._parts.names.find_commit(ref)
         record = None if commit is None else self._parts.records.find(ref, commit)
         return record if record is not None and record.held and self._is_shown(record) else None
 

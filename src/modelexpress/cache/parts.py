@@ -8,6 +8,7 @@ import fnmatch
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from modelexpress.cache.leases import Leases
 from modelexpress.cache.space import Space
@@ -23,6 +24,7 @@ from modelexpress.registry import Holding, Holdings
 from modelexpress.store.blobs import Blobs, Source
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
+from modelexpress.store.names import Names
 from modelexpress.store.offers import Offers
 from modelexpress.store.pins import Pins
 from modelexpress.store.publish import Publisher
@@ -125,6 +127,11 @@ class CacheParts:
     path_lease_seconds: float = 86_400.0
     is_offline: bool = False
     turns: Turns = field(default_factory=Turns)
+
+    @cached_property
+    def names(self) -> Names:
+        """What branches and tags mean here."""
+        return Names(self.layout, self.records)
 
     async def save(self, record: SnapshotRecord) -> None:
         """Make a record durable, and tell the registry."""

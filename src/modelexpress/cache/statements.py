@@ -14,7 +14,6 @@ from modelexpress.domain.errors import MxError
 from modelexpress.domain.manifest import Listing
 from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, is_commit
 from modelexpress.domain.tasks import finish
-from modelexpress.store.names import Names
 from modelexpress.store.records import SnapshotRecord
 
 _MOST_COMMITS = 1_000
@@ -42,9 +41,8 @@ class Statements:
     A record that is made later says it too (`complete`). For a commit without a record nothing is written.
     """
 
-    def __init__(self, parts: CacheParts, names: Names) -> None:
+    def __init__(self, parts: CacheParts) -> None:
         self._parts = parts
-        self._names = names
         self._said: OrderedDict[ModelRef, _Said] = OrderedDict()
         self._due: dict[ModelRef, set[str]] = {}  # with the names that were said just now
         self._writing: asyncio.Task[None] | None = None
@@ -157,7 +155,7 @@ class Statements:
 
     def _find_news(self, pinned: ModelRef, names: set[str], said: _Said) -> dict[str, float]:
         """Those of the names that do not mean this commit already, as far as the disk knows."""
-        known = self._names.find_all(pinned, is_held=False)
+        known = self._parts.names.find_all(pinned, is_held=False)
         news: dict[str, float] = {}
         for name in names:
             before = known.get(name)

@@ -62,6 +62,12 @@ class Names:
         records = self._records_of(ref)
         return self._newest(ref, [one for one in records if one.is_held or not is_held])
 
+    def list_names(self, ref: ModelRef) -> dict[str, str]:
+        """The branches and tags of a repository by which something is here, each with its commit."""
+        found = self.find_all(ref).items()
+        # The first digits of a commit are no name, though somebody asked by them.
+        return {name: said.commit for name, said in found if not said.commit.startswith(name)}
+
     def _newest(self, ref: ModelRef, records: list[_Named]) -> dict[str, Meaning]:
         found = dict(self._read_refs(ref))
         for record in records:
