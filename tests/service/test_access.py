@@ -402,6 +402,36 @@ async def test_a_no_to_the_server_closes_every_commit_of_the_model(hub: LocalHub
             await nobody.ensure(f"{GATED}@{before}")
 
 
+async def test_a_server_without_a_token_is_refused_what_strangers_are_refused(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    commit = hub._repositories[OPEN].branches["main"]
+    rules = {"access__granted_ttl": 0, "access__denied_ttl": 0}
+    async with open_house(hub, tmp_path, **rules) as house:
+        async with house.client(tmp_path / "before") as nobody:
+            await nobody.pull(f"{OPEN}@{commit}")
+        hub._repositories[OPEN].is_private = True
+        refused = await Asker(house.hub_endpoint).head(f"/{OPEN}/resolve/{commit}/model.safetensors")
+        assert refused.status == 401
+        assert not any(record.is_read_by_server for record in records_of(house, OPEN).values())
+        async with house.client(tmp_path / "after") as nobody:
+            with pytest.raises(Forbidden):
+                await nobody.pull(f"{OPEN}@{commit}")
+
+
+async def test_what_a_server_without_a_token_is_refused_is_closed_to_strangers(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    async with open_house(hub, tmp_path, access__granted_ttl=0, access__denied_ttl=0) as house:
+        async with house.client(tmp_path / "before") as nobody:
+            await nobody.pull(OPEN)
+        hub._repositories[OPEN].is_private = True
+        assert not await house.cache._access.is_allowed(ANONYMOUS, ModelRef.parse(OPEN))
+        hub.faults.add(Fault("reset", "any", times=None))
+        alone = await Asker(house.hub_endpoint).head(f"/{OPEN}/resolve/main/model.safetensors")
+        assert alone.status == 502
+
+
 async def test_what_a_private_branch_means_is_told_to_nobody_without_a_right(
     hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from modelexpress.cache.asking import Asking
 from modelexpress.cache.marks import Marks
 from modelexpress.cache.parts import CacheParts
-from modelexpress.domain.caller import STRANGER, Caller
+from modelexpress.domain.caller import ANONYMOUS, STRANGER, Caller
 from modelexpress.domain.errors import Forbidden, Limited, MxError, Unauthenticated, Unsupported, is_nonsense
 from modelexpress.domain.refs import ModelRef, ProviderKind
 from modelexpress.providers import Provider
@@ -252,12 +252,18 @@ class Access:
 
     async def refuse(self, rights: Caller, repository: ModelRef) -> None:
         """The origin has just said no to these rights: nothing that was written down says otherwise."""
-        self.note(rights, repository, is_allowed=False)
-        await self.marks.clear(repository, rights)
+        for one in self._alike(rights, repository):
+            self.note(one, repository, is_allowed=False)
+            await self.marks.clear(repository, one)
 
     async def mark(self, rights: Caller, ref: ModelRef, commit: str) -> None:
         """The origin has just let these rights read this commit: for those without a token it is kept."""
         await self.marks.set(ref, commit, rights, lambda: self.has_refused(rights, ref.repository))
+
+    def _alike(self, rights: Caller, repository: ModelRef) -> tuple[Caller, ...]:
+        """These rights and those that are the same to the origin: a server without a token is a stranger."""
+        is_shared = rights.hub_token is None and self.is_anybody(ANONYMOUS, repository)
+        return (STRANGER, ANONYMOUS) if is_shared else (rights,)
 
     def _is_before(self, rights: Caller, ref: ModelRef, since: float) -> bool:
         known = self._find(rights, ref.repository)
