@@ -10,6 +10,9 @@ import pytest
 from tests.support.asking import Answer, Asker
 from tests.support.house import House, Origin, open_house
 
+from modelexpress.domain.caller import ANONYMOUS
+from modelexpress.domain.refs import ModelRef
+from modelexpress.domain.selection import Selection
 from modelexpress.testing.hub import Fault, LocalHub, Repository
 from modelexpress.testing.hub.models import tiny_files, tiny_model
 
@@ -121,3 +124,30 @@ async def test_a_limited_token_is_not_let_in_by_a_mirror(house: House, mirror: L
 
     assert (await read(house, GATED, "hf_member", SMALL)).status == 429
     assert mirror.log.requests == []
+
+
+async def test_of_what_is_here_no_mirror_says_otherwise(tmp_path: Path) -> None:
+    """Neither what a file of a commit is, nor what a branch means; over gRPC too."""
+    old, later = {LARGE: b"old " * 999, SMALL: b"1"}, {LARGE: b"new " * 999, SMALL: b"2"}
+    ours, lagging = Repository(OPEN), Repository(OPEN)
+    before, _ = ours.commit(old), lagging.commit(old)
+    assert lagging.branches["main"] == before
+    async with LocalHub([ours]) as hub, LocalHub([lagging]) as mirror:
+        rules = {"origin__revalidate": 0, "access__granted_ttl": 0}
+        async with open_house(hub, tmp_path, origin=Origin(mirrors=(mirror.endpoint,)), **rules) as house:
+            await read(house, OPEN, None)
+            commit = ours.commit(later)
+            # The mirror is wrong about this one: it has other files for it.
+            lagging._commits[commit] = lagging._commits[before]
+            for file in (LARGE, SMALL):
+                await read(house, OPEN, None, file)
+            await house.settle()
+            fail(hub)
+            for revision in ("main", commit):
+                answer = await Asker(house.hub_endpoint).get(f"/{OPEN}/resolve/{revision}/{LARGE}")
+                assert (answer.body, answer.headers["mx-stale"]) == (later[LARGE], "true")
+                assert answer.headers["x-repo-commit"] == commit
+            house.cache._freshness.forget(ModelRef.parse(OPEN))
+            flight = await house.cache.begin(ModelRef.parse(OPEN), Selection(include=(SMALL,)), ANONYMOUS)
+            assert flight.commit == commit
+            assert not any("/resolve/" in request.path for request in mirror.log.requests)

@@ -35,7 +35,7 @@ class MemoryOrigin:
         """The listing of a model."""
         return self._manifests[name]
 
-    async def resolve(self, ref: ModelRef, caller: Caller) -> str:
+    async def resolve(self, ref: ModelRef, caller: Caller, has_mirrors: bool = True) -> str:
         """The commit of a model."""
         if ref.name not in self._manifests:
             raise NotFound(f"{ref} is not here")

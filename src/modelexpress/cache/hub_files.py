@@ -250,24 +250,25 @@ class HubFiles:
     ) -> HubFile | Document:
         alone, freshness = self._answer_alone(here, ref, path, rights), self._room.freshness
         seconds = freshness.deadline_seconds if alone is None else freshness.stale_after_seconds
-        is_allowed = self._room.may_read_alone(here.record, ref, rights)
+        # What is here has been said by the origin, of a branch and of a file: no mirror says it better.
+        has_mirrors = alone is None and self._room.may_read_alone(here.record, ref, rights)
         # Who is told to wait has to hear it: a wait of ours would look as if the origin did not answer.
         rights = rights if alone is None else replace(rights, is_impatient=True)
         repository, silence = ref.repository, self._room.silence
 
-        def key(asked: ModelRef, has_mirrors: bool) -> tuple[object, ...]:
+        def key(asked: ModelRef, by_mirrors: bool) -> tuple[object, ...]:
             # Not joined by who came another way: what goes round in a circle for one does not for all.
-            return (rights.fingerprint, rights.via, rights.is_impatient, asked, path, has_mirrors)
+            return (rights.fingerprint, rights.via, rights.is_impatient, asked, path, by_mirrors)
 
         # What began before another file told the commit, and who may read, answers this as well.
-        earlier = (key(ref, False), key(ref, is_allowed), key(wanted, False))
+        earlier = (key(ref, False), key(ref, has_mirrors), key(wanted, False))
         running = self._room.asking.find_running(earlier)
         if alone is not None and silence.is_on(rights, repository, path):
             return alone
         try:
             answer = await self._room.asking.once(
-                running or key(wanted, is_allowed),
-                lambda: self._ask_and_learn(wanted, path, rights, here, is_allowed),
+                running or key(wanted, has_mirrors),
+                lambda: self._ask_and_learn(wanted, path, rights, here, has_mirrors),
                 f"{shown(path)} of {ref}",
                 seconds,
             )
@@ -284,11 +285,11 @@ class HubFiles:
         return HubFile(answer) if isinstance(answer, Located) else answer
 
     async def _ask_and_learn(
-        self, wanted: ModelRef, path: str, rights: Caller, here: Here, is_allowed: bool
+        self, wanted: ModelRef, path: str, rights: Caller, here: Here, has_mirrors: bool
     ) -> Located | Document:
         """What the origin says, which counts from then on, though nobody may wait for it any more."""
         provider, began = self._room.provider(wanted), self._parts.clock.monotonic()
-        answer = await provider.look_up(wanted, path, rights, has_mirrors=is_allowed)
+        answer = await provider.look_up(wanted, path, rights, has_mirrors=has_mirrors)
         if isinstance(answer, Located):
             answer = here.with_digest(answer)
         self._learn(wanted, path, rights, answer, began)

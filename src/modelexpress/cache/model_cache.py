@@ -370,7 +370,9 @@ class ModelCache(SpaceControl):
             raise
 
     async def _ask_origin(self, ref: ModelRef, caller: Caller) -> str:
-        return await get_provider(self._parts.providers, ref).resolve(ref, caller)
+        provider, local = get_provider(self._parts.providers, ref), await self._find_local_commit(ref)
+        # What was said of it last is here: a mirror that lags behind must not take it back.
+        return await provider.resolve(ref, caller, has_mirrors=local is None)
 
     async def _find_local_commit(self, ref: ModelRef) -> str | None:
         return await self._parts.pool.run(f"reading refs of {ref.name}", self._parts.names.find_commit, ref)

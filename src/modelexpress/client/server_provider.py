@@ -21,7 +21,7 @@ class ServerProvider:
         self.kind = kind
         self._calls = calls
 
-    async def resolve(self, ref: ModelRef, caller: Caller) -> str:
+    async def resolve(self, ref: ModelRef, caller: Caller, has_mirrors: bool = True) -> str:
         """Only the server's own pull says what a ref means, so a commit must be given to `begin`."""
         raise Internal(f"{ref} must be resolved by a pull at the server first")
 

@@ -102,11 +102,12 @@ class HuggingFaceProvider:
         self._files = files
         self._find_token = find_token
 
-    async def resolve(self, ref: ModelRef, caller: Caller) -> str:
+    async def resolve(self, ref: ModelRef, caller: Caller, has_mirrors: bool = True) -> str:
         """The commit that `ref` means now, in one request; a full commit is its own answer."""
         if ref.is_pinned and ref.revision is not None:
             return ref.revision
-        return await self._ask_in_turn(lambda visit: self._resolve_at(visit, ref, caller))
+        visits = self._endpoints.visits(has_mirrors)
+        return await self._ask_in_turn(lambda visit: self._resolve_at(visit, ref, caller), visits)
 
     async def list_files(self, ref: ModelRef, commit: str, caller: Caller) -> Manifest:
         """All files of `commit`, by the tree listing, or by the description where a mirror has no tree."""

@@ -28,8 +28,11 @@ class Provider(Protocol):
 
     kind: ProviderKind
 
-    async def resolve(self, ref: ModelRef, caller: Caller) -> str:
-        """The commit that `ref` means now, in one request; never another revision in its place."""
+    async def resolve(self, ref: ModelRef, caller: Caller, has_mirrors: bool = True) -> str:
+        """The commit that `ref` means now, in one request; never another revision in its place.
+
+        Without `has_mirrors` the origin alone says it: a mirror may lag behind what is known.
+        """
         ...
 
     async def list_files(self, ref: ModelRef, commit: str, caller: Caller) -> Manifest:
