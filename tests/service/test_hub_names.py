@@ -237,6 +237,22 @@ async def test_a_branch_is_what_the_origin_said_last(
         assert (await ask.get(path_of())).headers["x-repo-commit"] == last
 
 
+async def test_a_clock_that_was_set_back_brings_no_older_commit_back(
+    hub: LocalHub, moving: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 5_000)
+    async with open_house(hub, tmp_path) as house:
+        await warm_by_commit(house)
+    monkeypatch.setattr(time, "time", now)
+    moving.commit({LARGE: NEW, SMALL: b"2"})
+    async with open_house(hub, tmp_path) as house:
+        last = await warm_by_commit(house)
+
+    async with offline(hub, tmp_path) as ask:
+        assert (await ask.get(path_of())).headers["x-repo-commit"] == last
+
+
 async def test_a_branch_that_was_taken_back_is_so_over_grpc_too(
     hub: LocalHub, moving: Repository, tmp_path: Path
 ) -> None:

@@ -134,7 +134,9 @@ class Statements:
     async def _write(self, pinned: ModelRef, names: set[str]) -> None:
         said = replace(self._said.get(pinned, _Said()))  # a copy, as another thread reads it
         what = f"looking at the record of {pinned}"
-        if await self._parts.pool.run(what, self._find_changed, pinned, names, said) is None:
+        changed, news = await self._parts.pool.run(what, self._look, pinned, names, said)
+        self._catch_up(said.names, news)
+        if changed is None:
             return
         what = f"saving the record of {pinned}"
         async with self._parts.turns.of(pinned.name):
@@ -144,6 +146,18 @@ class Statements:
         changed = self._find_changed(pinned, names, said)
         if changed is not None:
             self._parts.records.save(changed)
+
+    def _catch_up(self, names: dict[str, float], news: dict[str, float]) -> None:
+        """Be later than what is on disk, also in a record that is only made after this."""
+        for name, said_at in news.items():
+            if name in names and names[name] < said_at:
+                names[name] = self._last = max(said_at, self._last + _LATER_SECONDS)
+
+    def _look(
+        self, pinned: ModelRef, names: set[str], said: _Said
+    ) -> tuple[SnapshotRecord | None, dict[str, float]]:
+        changed = self._find_changed(pinned, names, said)
+        return changed, self._find_news(pinned, names, said) if changed is None else {}
 
     def _find_changed(self, pinned: ModelRef, names: set[str], said: _Said) -> SnapshotRecord | None:
         """The record with what is new to it; None: there is no record, or it says all that already."""
@@ -155,7 +169,7 @@ class Statements:
 
     def _find_news(self, pinned: ModelRef, names: set[str], said: _Said) -> dict[str, float]:
         """Those of the names that do not mean this commit already, as far as the disk knows."""
-        known = self._parts.names.find_all(pinned, is_held=False)
+        known = self._parts.names.find_all(pinned, is_held=False) if names else {}
         news: dict[str, float] = {}
         for name in names:
             before = known.get(name)
