@@ -123,3 +123,28 @@ async def test_what_strangers_are_shown_while_a_token_brings_it_is_everybodys_la
         await house.settle()
     async with open_house(hub, tmp_path, origin__offline=True) as house:
         assert (await Asker(house.hub_endpoint).get(path_of(NAME))).body == FILES[LARGE]
+
+
+async def test_a_yes_to_an_earlier_question_than_was_refused_since_is_no_news(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    api, model = f"/api/models/{NAME}", hub._repositories[NAME]
+    file = path_of(NAME, revision=model.branches["main"])
+    async with open_house(hub, tmp_path, origin__revalidate=60, access__denied_ttl=0) as house:
+        assert (await Asker(house.hub_endpoint).get(file)).status == 200
+        await house.settle()
+    async with open_house(hub, tmp_path, origin__revalidate=60, access__denied_ttl=0) as house:
+        ask = Asker(house.hub_endpoint)
+        slow = hub.faults.add(Fault("hang", "api"))
+        asking = asyncio.create_task(ask.get(api))
+        while not slow.applied:
+            await asyncio.sleep(0.01)
+        model.is_private = True
+        assert (await ask.get(file)).status == 401
+        model.is_private = False  # so that the question is answered as when it began
+        slow.release()
+        assert (await asking).status == 200
+        model.is_private = True
+        assert [(await ask.get(path)).status for path in (file, api)] == [401, 401]
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await ask.get(file)).status == 502

@@ -52,14 +52,11 @@ class AccessRules:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What the origin said of somebody. `granted_at` None: it never said yes.
-
-    `commit`: the one that it said yes to last, as far as it named one.
-    """
+    """What the origin said of somebody, and when. `commit`: that it said yes to last, if it named one."""
 
     is_allowed: bool
+    said_at: float
     until: float
-    granted_at: float | None
     commit: str | None = None
 
 
@@ -212,14 +209,26 @@ class Access:
 
         def counts(one: Caller) -> bool:
             known = self._find(one, repository)
-            if known is None or known.granted_at is None or known.granted_at < since:
+            if known is None or not known.is_allowed or known.said_at < since:
                 return False
             return commit is None or one.hub_token is not None or known.commit == commit
 
         return counts(rights) or counts(STRANGER)
 
-    def note(self, rights: Caller, repository: ModelRef, is_allowed: bool, commit: str | None = None) -> None:
-        """Remember what the origin has just said, asked with these rights; `commit`: of which it said yes."""
+    def note(
+        self,
+        rights: Caller,
+        repository: ModelRef,
+        is_allowed: bool,
+        commit: str | None = None,
+        began: float | None = None,
+    ) -> None:
+        """Remember what the origin has just said, asked with these rights; `commit`: of which it said yes.
+
+        `began`: when the question began; a yes to an earlier one than was refused since is no news.
+        """
+        if is_allowed and began is not None and self.has_refused_since(rights, repository, began):
+            return
         for hear in () if is_allowed else self.on_no:
             hear(rights, repository)
         seconds = self._rules.granted_seconds if is_allowed else self._rules.denied_seconds
@@ -229,9 +238,9 @@ class Access:
         self._refused.pop(key, None)
         if is_allowed:
             named = commit if commit is not None or before is None else before.commit
-            kept, said = self._granted, _Remembered(True, now + seconds, now, named)
+            kept, said = self._granted, _Remembered(True, now, now + seconds, named)
         else:
-            kept, said = self._refused, _Remembered(False, now + seconds, None)
+            kept, said = self._refused, _Remembered(False, now, now + seconds)
         kept[key] = said
         if len(kept) > _MAX_REMEMBERED:
             del kept[next(iter(kept))]
@@ -245,6 +254,11 @@ class Access:
         """Whether the origin's last word to these rights was no, however long ago."""
         known = self._find(rights, repository)
         return known is not None and not known.is_allowed
+
+    def has_refused_since(self, rights: Caller, repository: ModelRef, began: float) -> bool:
+        """Whether that was said after `began`, by the clock."""
+        refused = self._refused.get((rights.fingerprint, repository))
+        return refused is not None and refused.said_at > began
 
     def is_anybody(self, rights: Caller, ref: ModelRef) -> bool:
         """Whether what the origin shows to these rights it shows to everybody, as it is told of nobody."""
@@ -267,16 +281,17 @@ class Access:
 
     def _is_before(self, rights: Caller, ref: ModelRef, since: float) -> bool:
         known = self._find(rights, ref.repository)
-        return known is None or known.granted_at is None or known.granted_at < since
+        return known is None or not known.is_allowed or known.said_at < since
 
     def _find(self, rights: Caller, repository: ModelRef) -> _Remembered | None:
         key = (rights.fingerprint, repository)
         return self._granted.get(key) or self._refused.get(key)
 
     async def _ask(self, repository: ModelRef, rights: Caller) -> bool:
+        began = self._clock.monotonic()
         allowed = await get_provider(self._providers, repository).may_read(repository, rights)
         if allowed:
-            self.note(rights, repository, is_allowed=True)
+            self.note(rights, repository, is_allowed=True, began=began)
         else:
             await self.refuse(rights, repository)
         return allowed

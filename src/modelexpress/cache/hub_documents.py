@@ -195,9 +195,12 @@ class HubDocuments:
             self._learn(ref, said, began)
             commit = ref.revision if ref.is_pinned else said.commit
             if said.is_open and commit is not None:
-                await self._room.learn_openness(ref, commit, rights)
+                await self._room.learn_openness(ref, commit, rights, began)
         # Of what is about no repository that we know of, nobody could say later who may have it.
-        if ref is not None and _is_known(question.request.query) and _is_kept(document, rights):
+        if ref is None or not _is_known(question.request.query) or not _is_kept(document, rights):
+            return
+        is_over = self._room.access.has_refused_since(rights, ref.repository, began)
+        if document.is_refusal or not is_over:
             self._keep(question, ref, rights, document)
 
     def _learn(self, ref: ModelRef, said: Reading, began: float) -> None:

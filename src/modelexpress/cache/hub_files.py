@@ -315,7 +315,7 @@ class HubFiles:
                 key = asked_key(rights, repository, path)
                 self._shown.note(key, True, room.access.granted_seconds)
             else:
-                room.access.note(rights, repository, is_allowed=True, commit=answer.commit)
+                room.access.note(rights, repository, True, answer.commit, began)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
         if not is_commit(commit):
             return

@@ -61,10 +61,10 @@ class HubRoom:
         if not is_written:
             await self.access.mark(rights, ref, commit)
 
-    async def learn_openness(self, ref: ModelRef, commit: str, rights: Caller) -> None:
-        """A description says that everybody may read this commit."""
+    async def learn_openness(self, ref: ModelRef, commit: str, rights: Caller, began: float) -> None:
+        """A description, asked for at `began`, says that everybody may read this commit."""
         for one in {rights, STRANGER}:
-            self.access.note(one, ref.repository, is_allowed=True, commit=commit)
+            self.access.note(one, ref.repository, is_allowed=True, commit=commit, began=began)
             await self.learn_permission(ref, commit, one)
 
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
