@@ -61,6 +61,32 @@ async def test_a_description_that_says_so_opens_a_model_to_everybody(hub: LocalH
     assert (read.status, read.body) == (200, FILES[LARGE])
 
 
+@pytest.mark.parametrize("who", [None, "hf_member"], ids=["stranger", "member"])
+async def test_a_description_that_says_so_closes_a_model_to_strangers(
+    hub: LocalHub, tmp_path: Path, who: str | None
+) -> None:
+    hub.grant("hf_member", NAME)
+    async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+        stranger, member = Asker(house.hub_endpoint), Asker(house.hub_endpoint, "hf_member")
+        assert (await stranger.get(path_of(NAME))).status == 200
+        await house.settle()
+        hub._repositories[NAME].is_gated = True
+        said = await Asker(house.hub_endpoint, who).get(f"/api/models/{NAME}")
+        assert (said.status, b'"gated": "manual"' in said.body) == (200, True)
+        assert (await member.get(path_of(NAME))).status == 200
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await stranger.get(path_of(NAME))).status == 502
+        assert (await member.get(path_of(NAME))).status == 200
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await Asker(house.hub_endpoint).get(path_of(NAME))).status == 403
+    hub.faults.clear()
+    hub._repositories[NAME].is_gated = False
+    async with open_house(hub, tmp_path) as house:
+        assert (await Asker(house.hub_endpoint, "hf_member").get(f"/api/models/{NAME}")).status == 200
+    async with open_house(hub, tmp_path, origin__offline=True) as house:
+        assert (await Asker(house.hub_endpoint).get(path_of(NAME))).status == 200
+
+
 async def test_who_is_limited_keeps_what_he_was_allowed_for_its_time_and_no_longer(
     hub: LocalHub, tmp_path: Path
 ) -> None:

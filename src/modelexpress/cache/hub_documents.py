@@ -193,9 +193,7 @@ class HubDocuments:
                 await self._room.learn_denial(ref.repository, rights, document)
         elif ref is not None and _is_known(question.request.query):
             self._learn(ref, said, began)
-            commit = ref.revision if ref.is_pinned else said.commit
-            if said.is_open and commit is not None:
-                await self._room.learn_openness(ref, commit, rights, began)
+            await self._learn_who_may_read(ref, rights, said, began)
         # Of what is about no repository that we know of, nobody could say later who may have it.
         if ref is None or not _is_known(question.request.query) or not _is_kept(document, rights):
             return
@@ -211,6 +209,13 @@ class HubDocuments:
             self._room.statements.note_listing(*said.listed)
         for located in said.files:
             self._room.known.note(ref.name, located)
+
+    async def _learn_who_may_read(self, ref: ModelRef, rights: Caller, said: Reading, began: float) -> None:
+        commit = ref.revision if ref.is_pinned else said.commit
+        if said.is_open and commit is not None:
+            await self._room.learn_openness(ref, commit, rights, began)
+        elif said.is_closed:
+            await self._room.learn_closedness(ref.repository)
 
     # -- made from what is here
 

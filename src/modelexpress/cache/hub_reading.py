@@ -28,13 +28,15 @@ class Reading:
     """A document as it is handed on, and what it says.
 
     `commit`: what the moving revision is that it describes; `files`: of a commit; `is_open`: whether it says
-    that everybody may read them. `listed`: which files a commit has, of which it names all.
+    that everybody may read them, `is_closed`: that not everybody may. `listed`: which files a commit has, of
+    which it names all.
     """
 
     document: Document
     commit: str | None = None
     files: tuple[Located, ...] = ()
     is_open: bool = False
+    is_closed: bool = False
     listed: tuple[ModelRef, Listing] | None = None
 
 
@@ -57,12 +59,14 @@ def read_document(document: Document, kind: str, ref: ModelRef | None) -> Readin
     if kind == "description" and isinstance(said, dict):
         commit = said.get("sha")
         is_open = said.get("private") is False and said.get("gated") is False and not said.get("disabled")
+        is_closed = said.get("private") is True or said.get("gated") in ("auto", "manual", True)
         if not isinstance(commit, str) or not is_commit(commit):
-            return Reading(document, is_open=is_open)
+            return Reading(document, is_open=is_open, is_closed=is_closed)
         paths = _read_siblings(said.get("siblings"))
         is_of_it = not ref.is_pinned or ref.revision == commit
         listed = (ref.at(commit), Listing.of(paths)) if paths and is_of_it else None
-        return Reading(document, None if ref.is_pinned else commit, is_open=is_open, listed=listed)
+        moving = None if ref.is_pinned else commit
+        return Reading(document, moving, is_open=is_open, is_closed=is_closed, listed=listed)
     if is_tree and ref.revision is not None and isinstance(said, list):
         found = (_locate(ref.revision, row) for row in said)
         return Reading(document, files=tuple(located for located in found if located is not None))

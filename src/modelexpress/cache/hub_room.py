@@ -67,6 +67,11 @@ class HubRoom:
             self.access.note(one, ref.repository, is_allowed=True, commit=commit, began=began)
             await self.learn_permission(ref, commit, one)
 
+    async def learn_closedness(self, repository: ModelRef) -> None:
+        """A description says that not everybody may read the repository, whoever asked for it."""
+        if not self.access.has_refused(STRANGER, repository):
+            await self.access.refuse(STRANGER, repository)
+
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
         """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
         await self.access.refuse(rights, repository)
