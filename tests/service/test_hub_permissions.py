@@ -87,6 +87,18 @@ async def test_a_description_that_says_so_closes_a_model_to_strangers(
         assert (await Asker(house.hub_endpoint).get(path_of(NAME))).status == 200
 
 
+async def test_a_readme_that_was_everybodys_is_not_when_the_model_was_refused_since(
+    hub: LocalHub, tmp_path: Path
+) -> None:
+    commit = hub._repositories[NAME].branches["main"]
+    readme, weights = (path_of(NAME, file, commit) for file in ("README.md", LARGE))
+    async with open_house(hub, tmp_path, access__denied_ttl=0) as house:
+        ask = Asker(house.hub_endpoint)
+        assert (await ask.get(readme)).status == 200
+        hub._repositories[NAME].is_private = True
+        assert [(await ask.get(path)).status for path in (weights, readme)] == [401, 401]
+
+
 async def test_who_is_limited_keeps_what_he_was_allowed_for_its_time_and_no_longer(
     hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ class HubFiles:
         self._room = room
         self._parts = room.parts
         self._refusals = Refusals(room.parts.clock)
-        self._shown = Lately[bytes, bool](room.parts.clock)  # what proves only itself
+        self._shown = Lately[bytes, float](room.parts.clock)  # what proves only itself, and when it was asked
         self._wrong = Lately[FlightKey, Corrupt](room.parts.clock)
 
     async def find(self, ref: ModelRef, path: str, caller: Caller) -> HubFile | Document:
@@ -187,8 +187,10 @@ class HubFiles:
         """Whether the origin said so not long ago: of the repository, or of this very file."""
         if self._room.access.recall(rights, repository):
             return True
-        is_shown = self._shown.find(asked_key(rights, repository, path)) is not None
-        return is_shown and self._refusals.find(rights, repository, path) is None
+        began = self._shown.find(asked_key(rights, repository, path))
+        if began is None or self._room.access.has_refused_since(rights, repository, began):
+            return False  # it may have been the last that everybody saw of it
+        return self._refusals.find(rights, repository, path) is None
 
     # -- what is known here
 
@@ -313,7 +315,7 @@ class HubFiles:
             # Of a gated model everybody may read the description: that proves nothing about the rest.
             if is_ancillary(path):
                 key = asked_key(rights, repository, path)
-                self._shown.note(key, True, room.access.granted_seconds)
+                self._shown.note(key, began, room.access.granted_seconds)
             else:
                 room.access.note(rights, repository, True, answer.commit, began)
         commit = answer.commit if isinstance(answer, Located) else answer.headers.get(COMMIT, "")
