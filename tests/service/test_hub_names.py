@@ -237,6 +237,36 @@ async def test_a_branch_is_what_the_origin_said_last(
         assert (await ask.get(path_of())).headers["x-repo-commit"] == last
 
 
+async def test_what_was_said_of_a_branch_before_it_moved_is_not_said_again(
+    hub: LocalHub, moving: Repository, tmp_path: Path
+) -> None:
+    first, files, api = moving.branches["main"], [SMALL, LARGE, "third.json"], f"/api/models/{NAME}"
+
+    async def described() -> list[Any]:
+        said = [json.loads((await ask.get(f"{api}{path}")).body) for path in ("/revision/main", "")]
+        rows = json.loads((await ask.get(f"{api}/tree/main")).body)
+        return [*(one["sha"] for one in said), sorted(row["path"] for row in rows)]
+
+    async with open_house(hub, tmp_path) as house:
+        ask = Asker(house.hub_endpoint)
+        assert await described() == [first, first, files]
+        await read(house, *(path_of(file, first) for file in files))
+        last = moving.commit({LARGE: NEW}, delete=["third.json"])
+        # Others are told, who ask for single files.
+        assert await read(house, path_of(), path_of(SMALL)) == [last, last]
+        await ask.get(f"{api}/revision/{last}")
+        await house.settle()
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert await described() == [last, last, files[:2]]
+    hub.faults.clear()
+    newest = moving.commit({"fourth.json": b"4"})
+    async with open_house(hub, tmp_path) as house:
+        ask = Asker(house.hub_endpoint)
+        assert (await described())[:2] == [newest, newest]
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await described())[:2] == [newest, newest], "nothing of it is here"
+
+
 async def test_a_clock_that_was_set_back_brings_no_older_commit_back(
     hub: LocalHub, moving: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
-from modelexpress.cache.hub_known import KeptDocuments, asked_key, document_key
+from modelexpress.cache.hub_known import KeptDocument, KeptDocuments, Occasion, asked_key, document_key
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.cache.hub_room import HubRoom
@@ -23,7 +23,8 @@ from modelexpress.domain.hub import (
     is_no_hubs,
     refusal,
 )
-from modelexpress.domain.refs import ModelRef, ProviderKind, shown
+from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, ProviderKind, shown
+from modelexpress.store.names import Meaning, commits_of
 from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.window import Slots
 
@@ -105,7 +106,7 @@ class HubDocuments:
         if kept is not None and kept.until > self._parts.clock.monotonic():
             return Answered(kept.document)
         # A refusal that is over is worth nothing: our own record can say more.
-        before = None if kept is None or kept.document.is_refusal else kept.document
+        before = None if kept is None or kept.document.is_refusal else kept
         stand_in = await self._find_stand_in(question, rights, before)
         if ref is None or stand_in is None:
             said = await self._ask(key, question, rights, self._room.freshness.deadline_seconds)
@@ -176,13 +177,18 @@ class HubDocuments:
             return min(access.denied_seconds, moving)
         return access.granted_seconds if question.ref.is_pinned else min(moving, access.granted_seconds)
 
-    def _keep(self, question: Question, ref: ModelRef, rights: Caller, document: Document) -> None:
+    def _keep(
+        self, question: Question, ref: ModelRef, rights: Caller, document: Document, commit: str | None
+    ) -> None:
         key, seconds = document_key(rights.fingerprint, question.request), self._lasting(question, document)
         if document.is_refusal and seconds <= 0:
             self._kept.drop(key)  # nothing of it is worth anything later
         else:
-            owner = asked_key(rights, ref.repository, "")
-            self._kept.note(key, document, self._parts.clock.monotonic() + seconds, owner)
+            owner, clock = asked_key(rights, ref.repository, ""), self._parts.clock
+            if commit is None and (fresh := self._room.freshness.recall(ref, None)) is not None:
+                commit = fresh.commit
+            occasion = Occasion(clock.wall(), commit)
+            self._kept.note(key, document, clock.monotonic() + seconds, owner, occasion)
 
     async def _take(self, question: Question, rights: Caller, said: Reading, began: float) -> None:
         ref, document = question.ref, said.document
@@ -199,7 +205,7 @@ class HubDocuments:
             return
         is_over = self._room.access.has_refused_since(rights, ref.repository, began)
         if document.is_refusal or not is_over:
-            self._keep(question, ref, rights, document)
+            self._keep(question, ref, rights, document, said.commit)
 
     def _learn(self, ref: ModelRef, said: Reading, began: float) -> None:
         """What is said of a commit need not be asked again file by file."""
@@ -241,22 +247,23 @@ class HubDocuments:
         )
 
     async def _find_stand_in(
-        self, question: Question, rights: Caller, before: Document | None
+        self, question: Question, rights: Caller, kept: KeptDocument | None
     ) -> _StandIn | None:
         """What can answer in place of the origin; nothing is made of it yet.
 
         None: there is nothing, or nobody can be asked whether this caller may have it.
         """
         ref = question.ref
-        if ref is None or (before is None and question.kind in _ORIGINS_OWN):
+        if ref is None or (kept is None and question.kind in _ORIGINS_OWN):
             return None
         what = f"reading the record of {ref.name}"
-        record, refs = await self._parts.pool.run(what, self._find_record, ref, question.kind == "refs")
+        record, names = await self._parts.pool.run(what, self._find_record, ref, question.kind == "refs")
         if not self._room.may_read_alone(record, ref, rights):
             return None
-        if before is None and (record is None or not _can_make(question, record)):
-            return None
-        return _StandIn(before, record, refs)
+        can_make = record is not None and _can_make(question, record)
+        if kept is None or (can_make and _is_outdated(kept, question, names)):
+            return _StandIn(None, record, commits_of(names)) if can_make else None
+        return _StandIn(kept.document, record)
 
     async def _use(self, stand_in: _StandIn, question: Question) -> Document:
         """What it answers. Made in a thread: a long list takes a second."""
@@ -266,13 +273,12 @@ class HubDocuments:
         what = f"listing {shown(str(question.ref))}"
         return await self._parts.pool.run(what, _make, question, stand_in.record, stand_in.refs)
 
-    def _find_record(self, ref: ModelRef, is_any: bool) -> tuple[SnapshotRecord | None, dict[str, str]]:
-        """The record of a revision, or where `is_any` of another one; and the commits of all names."""
-        commit = self._parts.names.find_commit(ref)
-        refs = self._parts.names.list_names(ref)
+    def _find_record(self, ref: ModelRef, is_any: bool) -> tuple[SnapshotRecord | None, dict[str, Meaning]]:
+        """The record of a revision, or where `is_any` of another one; and what all names mean."""
+        commit, names = self._parts.names.find_commit(ref), self._parts.names.find_all(ref)
         if commit is None and is_any:
-            commit = next(iter(refs.values()), None)
-        return None if commit is None else self._parts.records.find(ref, commit), refs
+            commit = next(iter(commits_of(names).values()), None)
+        return None if commit is None else self._parts.records.find(ref, commit), names
 
 
 def _asked_path(request: DocumentRequest) -> str:
@@ -296,6 +302,15 @@ def _is_kept(document: Document, rights: Caller) -> bool:
     """
     is_told = is_about_repository(document, rights) or document.headers.get(ERROR_CODE) in REFUSALS
     return not document.is_refusal or (is_told and not rights.via)
+
+
+def _is_outdated(kept: KeptDocument, question: Question, names: Mapping[str, Meaning]) -> bool:
+    """Whether the origin has said since, perhaps to others, that its revision means another commit."""
+    ref, occasion = question.ref, kept.occasion
+    if ref is None or ref.is_pinned or occasion is None or question.kind == "refs":
+        return False
+    meaning = names.get(ref.revision or DEFAULT_BRANCH)
+    return meaning is not None and meaning.commit != occasion.commit and meaning.said_at > occasion.said_at
 
 
 def _can_make(question: Question, record: SnapshotRecord) -> bool:

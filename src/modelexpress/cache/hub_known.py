@@ -179,6 +179,14 @@ def _path_bytes(located: Located | None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Occasion:
+    """When a document was said, by the wall, and what its revision meant then, as far as that is known."""
+
+    said_at: float
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeptDocument:
     """A document that was said once. `until`: so long nobody need be asked again, by the clock.
 
@@ -188,6 +196,7 @@ class KeptDocument:
     document: Document
     until: float
     owner: bytes = b""
+    occasion: Occasion | None = None
 
 
 class KeptDocuments:
@@ -198,13 +207,20 @@ class KeptDocuments:
         self._owned: dict[bytes, set[bytes]] = {}
         self._bytes = 0
 
-    def note(self, key: bytes, document: Document, until: float, owner: bytes = b"") -> None:
+    def note(
+        self,
+        key: bytes,
+        document: Document,
+        until: float,
+        owner: bytes = b"",
+        occasion: Occasion | None = None,
+    ) -> None:
         """It was said; the oldest go where there is too much, and one that is too large is not kept."""
         self.drop(key)
         size = _size_of(document)
         if size > _LARGEST_DOCUMENT_BYTES:
             return
-        self._kept[key] = KeptDocument(document, until, owner)
+        self._kept[key] = KeptDocument(document, until, owner, occasion)
         self._owned.setdefault(owner, set()).add(key)
         self._bytes += size
         while self._bytes > _MOST_DOCUMENT_BYTES or len(self._kept) > _MOST_DOCUMENTS:

@@ -37,6 +37,11 @@ class _Named:
     completed_at: float | None
 
 
+def commits_of(names: Mapping[str, Meaning]) -> dict[str, str]:
+    """The commits of branches and tags. The first digits of a commit, which some ask by, are neither."""
+    return {name: said.commit for name, said in names.items() if not said.commit.startswith(name)}
+
+
 class Names:
     """What the records say, and the refs of the layout, which other tools write too: the newest counts."""
 
@@ -64,9 +69,7 @@ class Names:
 
     def list_names(self, ref: ModelRef) -> dict[str, str]:
         """The branches and tags of a repository by which something is here, each with its commit."""
-        found = self.find_all(ref).items()
-        # The first digits of a commit are no name, though somebody asked by them.
-        return {name: said.commit for name, said in found if not said.commit.startswith(name)}
+        return commits_of(self.find_all(ref))
 
     def _newest(self, ref: ModelRef, records: list[_Named]) -> dict[str, Meaning]:
         found = dict(self._read_refs(ref))
