@@ -151,3 +151,37 @@ async def test_of_what_is_here_no_mirror_says_otherwise(tmp_path: Path) -> None:
             flight = await house.cache.begin(ModelRef.parse(OPEN), Selection(include=(SMALL,)), ANONYMOUS)
             assert flight.commit == commit
             assert not any("/resolve/" in request.path for request in mirror.log.requests)
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["a file over HTTP", "a pull"])
+async def test_what_only_a_mirror_said_of_a_file_counts_until_the_origin_can_be_asked(
+    tmp_path: Path, is_whole: bool
+) -> None:
+    right, wrong = {LARGE: b"right " * 999, SMALL: b"1"}, {LARGE: b"wrong " * 999, SMALL: b"1"}
+    ours, lying = Repository(OPEN), Repository(OPEN)
+    commit, other = ours.commit(right), lying.commit(wrong)
+    lying._commits[commit] = lying._commits[other]
+    lying.branches["main"] = commit
+    file = f"/{OPEN}/resolve/{commit}/{LARGE}"
+    async with LocalHub([ours]) as hub, LocalHub([lying]) as mirror:
+        origin = Origin(mirrors=(mirror.endpoint,))
+        async with open_house(hub, tmp_path, origin=origin) as house:
+            await read(house, OPEN, None, SMALL)
+            await house.settle()
+            fail(hub)
+            for _ in range(2):
+                if is_whole:
+                    async with house.client(tmp_path / "in the outage") as client:
+                        await client.pull(f"{OPEN}@{commit}")
+                assert (await Asker(house.hub_endpoint).get(file)).body == wrong[LARGE]
+                await house.settle()
+        hub.faults.clear()
+        async with open_house(hub, tmp_path) as house:
+            await read(house, OPEN, None, SMALL)  # after which nobody has to be asked who may read
+            assert (await Asker(house.hub_endpoint).get(file)).body == right[LARGE]
+            await house.settle()
+            async with house.client(tmp_path / "mine") as client:
+                pulled = await client.pull(f"{OPEN}@{commit}")
+            assert (Path(pulled.path) / LARGE).read_bytes() == right[LARGE]
+        async with open_house(hub, tmp_path, origin__offline=True) as house:
+            assert (await Asker(house.hub_endpoint).get(file)).body == right[LARGE]

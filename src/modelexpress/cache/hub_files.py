@@ -77,7 +77,12 @@ class Here:
         if self.commit is None or self.entry is None or digest is None:
             return None
         is_named = digest.kind is not DigestKind.LOCAL_SHA256
-        return Located(self.commit, self.entry, digest.value) if is_named else None
+        return Located(self.commit, self.entry, digest.value, self.is_of_mirror) if is_named else None
+
+    @property
+    def is_of_mirror(self) -> bool:
+        """Whether only a mirror has said what it is."""
+        return self.record is not None and self.entry is not None and self.entry.path in self.record.of_mirror
 
     def with_digest(self, located: Located) -> Located:
         """With the digest that the origin's listing has, where its answer about the file has none."""
@@ -85,6 +90,7 @@ class Here:
         if (
             said.digest is None
             and entry is not None
+            and not self.is_of_mirror
             and (self.commit, entry.size) == (located.commit, said.size)
         ):
             return replace(located, entry=entry)
@@ -206,10 +212,12 @@ class HubFiles:
         unknown = self._room.find_unknown(ref, commit) if is_unknown else None
         return Here(commit, record, entry, is_absent, unknown)
 
-    def _recall(self, name: str, commit: str, path: str, here: Here) -> Located | Document | None:
-        """What is known of a file of a commit; None: the origin has to be asked."""
-        key = FileKey(name, commit, path)
-        if here.commit == commit and here.located is not None:
+    def _recall(
+        self, name: str, commit: str, path: str, here: Here, is_alone: bool = False
+    ) -> Located | Document | None:
+        """What is known of a file of a commit; None: the origin has to be asked. `is_alone`: it cannot be."""
+        key, counts = FileKey(name, commit, path), is_alone or not here.is_of_mirror
+        if here.commit == commit and here.located is not None and counts:
             return here.located
         known = self._room.known.find(key)
         if known is not None:
@@ -224,7 +232,7 @@ class HubFiles:
         """What can be said without the origin, as it was when it was last asked; None: nothing."""
         if here.commit is None or not self._room.may_read_alone(here.record, ref, rights):
             return None
-        known = self._recall(ref.name, here.commit, path, here)
+        known = self._recall(ref.name, here.commit, path, here, is_alone=True)
         if known is None and here.is_said_absent:
             known = _absent(path, here.commit)
         if isinstance(known, Document):
@@ -390,7 +398,9 @@ class HubFiles:
     ) -> tuple[asyncio.Task[Pulled], PullState]:
         """The pull of a file alone that runs with these rights, or one that begins now."""
         impatient = replace(rights, is_impatient=True)
-        request = PullRequest(ref, located.commit, ALL_FILES, impatient, False, single=located.entry)
+        request = PullRequest(
+            ref, located.commit, ALL_FILES, impatient, False, located.entry, located.is_of_mirror
+        )
         key = _flight_key(ref, located, rights)
         return self._room.flights.join(key, revision, lambda state: self._pull(request, state))
 

@@ -43,6 +43,7 @@ class PullRequest:
     """What to pull: a resolved commit and the selection of its files, for whom.
 
     `single`: this one file alone, whatever else the commit has; it makes no selection complete.
+    `is_of_mirror`: only a mirror has said what it is.
     """
 
     ref: ModelRef
@@ -51,6 +52,7 @@ class PullRequest:
     caller: Caller
     is_stale: bool
     single: FileEntry | None = None
+    is_of_mirror: bool = False
 
     def choose(self, files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
         """The files that are wanted."""
@@ -131,7 +133,8 @@ class Pull:
     async def _run(self) -> Pulled:
         single = self._request.single
         ref, commit = self._request.ref, self._request.commit
-        manifest = await self._list() if single is None else Manifest(ref, commit, (single,))
+        is_of_mirror = self._request.is_of_mirror
+        manifest = await self._list() if single is None else Manifest(ref, commit, (single,), is_of_mirror)
         chosen = self._request.choose(manifest.files)
         if not chosen:
             raise NotFound(f"no file of {self._request.ref} matches the selection; check include and exclude")
@@ -196,6 +199,8 @@ class Pull:
             if known is None or request.selection.key not in known.selections or not is_outage(error):
                 raise
             return known.manifest  # as complete as its record says
+        if manifest.is_of_mirror:
+            return manifest if known is None else replace(known.joined(manifest).manifest, is_of_mirror=True)
         self._is_listed = True
         if known is not None:
             await self._relist(manifest)
@@ -216,8 +221,16 @@ class Pull:
                 await self._save(self._relisted(record, manifest))
 
     def _relisted(self, record: SnapshotRecord, manifest: Manifest) -> SnapshotRecord:
-        """The record with the origin's listing, where this pull has one and the record has none."""
-        if record.is_listed_by_origin or not self._is_listed:
+        """The record with the origin's listing, where this pull has one and the record has none.
+
+        Or else with what this pull was told beside it: of one file, or by a mirror.
+        """
+        is_single, paths = self._request.single is not None, {entry.path for entry in record.manifest.files}
+        if record.is_listed_by_origin and (not is_single or paths.issuperset(e.path for e in manifest.files)):
+            return record
+        if is_single or manifest.is_of_mirror:
+            return record.joined(manifest)
+        if not self._is_listed:
             return record
         said = {entry.path: entry.digest for entry in record.manifest.files}
         same = {entry.path for entry in manifest.files if said.get(entry.path) == entry.digest}
@@ -225,6 +238,7 @@ class Pull:
             record,
             manifest=self._new_record(manifest).manifest,
             is_listed_by_origin=True,
+            of_mirror=frozenset(),
             held={path: held for path, held in record.held.items() if path in same},
             selections={},
         )
@@ -269,15 +283,14 @@ class Pull:
             record = self._relisted(found, manifest)
             if record is found and all(record.owned.get(path) == claim for path, claim in owned.items()):
                 return
-            if self._request.single is not None:
-                record = replace(record, manifest=_with_file(record, self._request.single))
             await self._save(replace(record, owned={**record.owned, **owned}))
 
     def _new_record(self, manifest: Manifest) -> SnapshotRecord:
         return SnapshotRecord(
             Manifest(manifest.ref.repository, manifest.commit, manifest.files),
-            is_listed_by_origin=self._request.single is None,
+            is_listed_by_origin=self._request.single is None and not manifest.is_of_mirror,
             is_read_by_server=False,
+            of_mirror=frozenset(e.path for e in manifest.files) if manifest.is_of_mirror else frozenset(),
         )
 
     def _begin_counting(self, chosen: Sequence[FileEntry]) -> None:
@@ -444,15 +457,6 @@ class Pull:
             selections=selections,
         )
         return self._tell(recorded)
-
-
-def _with_file(record: SnapshotRecord, single: FileEntry) -> Manifest:
-    """The files of a record and `single` too; what the origin has listed is left as it is."""
-    manifest = record.manifest
-    files = {entry.path: entry for entry in manifest.files}
-    if record.is_listed_by_origin and single.path in files:
-        return manifest
-    return replace(manifest, files=tuple({**files, single.path: single}.values()))
 
 
 def _ignore(count: int) -> None:

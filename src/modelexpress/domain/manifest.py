@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
@@ -82,11 +82,15 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a ref resolves to: the pinned commit and its files, sorted by path, each path once."""
+    """What a ref resolves to: the pinned commit and its files, sorted by path, each path once.
+
+    `is_of_mirror`: a mirror said so, while the origin did not answer.
+    """
 
     ref: ModelRef
     commit: str
     files: tuple[FileEntry, ...]
+    is_of_mirror: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.files, key=lambda entry: entry.path))

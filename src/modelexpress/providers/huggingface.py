@@ -111,7 +111,12 @@ class HuggingFaceProvider:
 
     async def list_files(self, ref: ModelRef, commit: str, caller: Caller) -> Manifest:
         """All files of `commit`, by the tree listing, or by the description where a mirror has no tree."""
-        return await self._ask_in_turn(lambda visit: self._list_at(visit, ref, commit, caller))
+
+        async def ask(visit: Visit) -> Manifest:
+            manifest = await self._list_at(visit, ref, commit, caller)
+            return replace(manifest, is_of_mirror=not visit.endpoint.is_origin)
+
+        return await self._ask_in_turn(ask)
 
     async def read(
         self,

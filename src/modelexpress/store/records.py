@@ -70,7 +70,8 @@ class SnapshotRecord:
     the caller who brought them; `is_public`: the origin has let somebody without any token read it.
     `names`: revisions that meant this commit, with the time when the origin last said so; of several records
     with the same name the newest counts. `absent`: files that the origin was asked for and does not have,
-    where it has not listed the commit.
+    where it has not listed the commit. `of_mirror`: files of which only a mirror has said what they are,
+    while the origin did not answer: that counts until the origin can be asked.
     """
 
     manifest: Manifest
@@ -81,6 +82,7 @@ class SnapshotRecord:
     is_public: bool = False
     names: Mapping[str, float] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
+    of_mirror: frozenset[str] = frozenset()
     owned: Mapping[str, Owned] = field(default_factory=dict)
     held: Mapping[str, HeldEntry] = field(default_factory=dict)
     selections: Mapping[str, CompleteSelection] = field(default_factory=dict)
@@ -93,6 +95,23 @@ class SnapshotRecord:
     def entries_held(self) -> tuple[FileEntry, ...]:
         """The proven files of the listing, by path."""
         return tuple(entry for entry in self.manifest.files if entry.path in self.held)
+
+    def joined(self, manifest: Manifest) -> SnapshotRecord:
+        """The same with the files of `manifest`, as it has them; a mirror changes none that is known."""
+        known = {entry.path: entry for entry in self.manifest.files}
+        told, is_of_mirror = {entry.path: entry for entry in manifest.files}, manifest.is_of_mirror
+        news = {path for path in told if path not in known or not is_of_mirror}
+        changed = {path for path in news if path not in known or _is_other(known[path], told[path])}
+        of_mirror = self.of_mirror | news if is_of_mirror else self.of_mirror - news
+        if not changed and of_mirror == self.of_mirror:
+            return self
+        files = {**known, **{path: told[path] for path in changed}}
+        return replace(
+            self,
+            manifest=replace(self.manifest, files=tuple(files.values())),
+            of_mirror=of_mirror,
+            held={path: held for path, held in self.held.items() if path not in changed},
+        )
 
     def named(self, names: Mapping[str, float]) -> SnapshotRecord:
         """The same, known by `names` too since the times given; of too many the oldest go."""
@@ -107,6 +126,10 @@ class SnapshotRecord:
         name, said_at = named
         # The beginnings of a commit are names that anybody can make up: they push no other away.
         return name == DEFAULT_BRANCH, not self.manifest.commit.startswith(name), said_at
+
+
+def _is_other(one: FileEntry, other: FileEntry) -> bool:
+    return (one.size, one.digest) != (other.size, other.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +291,7 @@ def _to_json(record: SnapshotRecord) -> dict[str, Any]:
         "is_public": record.is_public,
         "names": dict(record.names),
         "absent": sorted(record.absent),
+        "of_mirror": sorted(record.of_mirror),
         "files": [_file_to_json(entry, record) for entry in record.manifest.files],
         "selections": {
             key: {"completed_at": done.completed_at, "missing": list(done.missing)}
@@ -310,6 +334,7 @@ def _from_json(content: dict[str, Any]) -> SnapshotRecord:
         is_public=bool(content.get("is_public", False)),
         names=_names_from_json(content.get("names", {}), held),
         absent=frozenset(map(str, content.get("absent", ()))),
+        of_mirror=frozenset(map(str, content.get("of_mirror", ()))),
         owned=owned,
         held=held,
         selections=selections,

@@ -53,7 +53,13 @@ def survey(
     brought = {
         entry.digest for r in known for entry in r.manifest.files if r.owned.get(entry.path, Owned()).blob
     }
-    return [_look(repository, manifest.commit, entry, record, brought) for entry in entries]
+    said = {} if record is None else {entry.path: entry.digest for entry in record.manifest.files}
+    return [
+        _look(
+            repository, manifest.commit, entry, record, brought, entry.digest in (None, said.get(entry.path))
+        )
+        for entry in entries
+    ]
 
 
 def _look(
@@ -62,6 +68,7 @@ def _look(
     entry: FileEntry,
     record: SnapshotRecord | None,
     brought: set[Digest | None],
+    is_of_record: bool,
 ) -> Finding:
     link = repository.snapshot(commit) / entry.path
     blob = repository.blob(entry.digest) if entry.digest is not None else link
@@ -74,7 +81,8 @@ def _look(
         # A link to nothing is nobody's file, whoever made it.
         link=(before is not None and before.link) or not link.exists(),
     )
-    held = record.held.get(entry.path) if record else None
+    # What was proven to be something else is not proven to be this.
+    held = record.held.get(entry.path) if record and is_of_record else None
     place = link if record is None else place_of(repository, record, entry)
     if held is not None and is_untouched(place, entry, held):
         return Finding(entry, Presence.PROVEN, place, owned, held.mtime_ns)
