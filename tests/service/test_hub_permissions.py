@@ -186,3 +186,17 @@ async def test_a_yes_to_an_earlier_question_than_was_refused_since_is_no_news(
         assert [(await ask.get(path)).status for path in (file, api)] == [401, 401]
         hub.faults.add(Fault("reset", "any", times=None))
         assert (await ask.get(file)).status == 502
+
+
+async def test_a_token_that_nobody_has_takes_nothing_from_strangers(hub: LocalHub, tmp_path: Path) -> None:
+    """Also where the Hub says 'no such repository' to such a token."""
+    said = {"X-Error-Code": "RepoNotFound"}
+    async with open_house(hub, tmp_path, access__granted_ttl=0) as house:
+        ask, junk = Asker(house.hub_endpoint), Asker(house.hub_endpoint, "hf_junk")
+        assert (await ask.get(path_of(NAME))).status == 200
+        await house.settle()
+        hub.faults.add(Fault("status", status=401, headers=said, token="hf_junk", times=None))
+        for path in (path_of(NAME), f"/api/models/{NAME}"):
+            assert (await junk.get(path)).status == 401
+        hub.faults.add(Fault("reset", "any", times=None))
+        assert (await ask.get(path_of(NAME))).status == 200

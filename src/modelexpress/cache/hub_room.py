@@ -75,7 +75,9 @@ class HubRoom:
     async def learn_denial(self, repository: ModelRef, rights: Caller, answer: Document) -> None:
         """The origin has refused a repository to these rights, and perhaps with that to all strangers."""
         await self.access.refuse(rights, repository)
-        if not rights.is_stranger and answer.headers.get(ERROR_CODE) in NOT_PUBLIC:
+        # A 401 to a token is about that token, in whatever words: anybody can make one up.
+        is_about_all = answer.headers.get(ERROR_CODE) in NOT_PUBLIC and answer.status != 401
+        if is_about_all and not rights.is_stranger:
             await self.access.refuse(STRANGER, repository)
 
     def find_unknown(self, ref: ModelRef, commit: str | None) -> Document | None:
