@@ -2,7 +2,7 @@
 """Filling a partial file from a source that is read by ranges: a window that slides from the front.
 
 Several ranges of a file at once, several files at once, and one bound on all of them together; in
-memory there is one piece for each range.
+memory there is one piece for each range that is being read, and nothing for those that wait.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class RangedSource:
             await run_bounded(workers, range(workers), work)
 
     async def _work(self, filling: _Filling) -> None:
-        entry, partial, buffer = filling.entry, filling.partial, filling.make_buffer()
+        entry, partial = filling.entry, filling.partial
         length = 1
         while True:
             async with self._slots.one(filling.rank, self):
@@ -239,7 +239,7 @@ class RangedSource:
                 started = self._clock.monotonic()
                 try:
                     missing = span.bytes_of(entry.size).after(partial.begun_bytes(span.first))
-                    await self._bring(filling, missing, buffer)
+                    await self._bring(filling, missing)
                 finally:
                     partial.give_back(span)
                 seconds = max(self._clock.monotonic() - started, 1e-3)
@@ -247,16 +247,19 @@ class RangedSource:
 
     async def _fill_whole(self, filling: _Filling) -> None:
         async with self._slots.one(filling.rank, self):
-            await self._bring(filling, ByteSpan(0, filling.entry.size), filling.make_buffer())
+            await self._bring(filling, ByteSpan(0, filling.entry.size))
 
-    async def _bring(self, filling: _Filling, span: ByteSpan, buffer: memoryview) -> None:
+    async def _bring(self, filling: _Filling, span: ByteSpan) -> None:
         entry, partial, what = filling.entry, filling.partial, f"writing {filling.entry.path}"
+        buffer = memoryview(b"")
         position, filled = span.start, 0  # behind `position` there are `filled` bytes in the buffer
         reading = self._reader.read(entry, span, partial.check_version)
         # Closed by us, not by the collector: its connection is free when we leave.
         async with aclosing(cast("AsyncGenerator[bytes, None]", reading)):
             async for some in reading:
                 self._slots.note_bytes(len(some))
+                # Only now: any number of pulls may wait, for a slot or for what the origin limits.
+                buffer = buffer or filling.make_buffer()
                 rest = memoryview(some)
                 while rest:
                     if position == span.end:

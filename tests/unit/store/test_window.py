@@ -381,6 +381,36 @@ class TestRanges:
 
         assert partial.is_complete and peak < 5 * CHUNK_BYTES
 
+    @pytest.mark.parametrize("is_limited", [False, True])
+    async def test_files_that_wait_cost_no_buffers(
+        self, pool: GatedPool, make: Make, is_limited: bool
+    ) -> None:
+        content, clock = bytes(4 * CHUNK_BYTES), FakeClock()
+
+        async def wait(start: int) -> None:
+            await (rest(clock, 60.0) if is_limited else asyncio.Event().wait())
+
+        origins = [Origin(content, wait) for _ in range(20)]
+        partials, slots = [make(content) for _ in origins], Slots(lambda: 1)
+        due = (80, "<Slots 0 of 1 used, 0 waiting>") if is_limited else (1, "<Slots 1 of 1 used, 79 waiting>")
+        tracemalloc.start()
+        try:
+            tasks = [
+                asyncio.create_task(RangedSource(origin, pool, slots).fill(entry_of(content), partial))
+                for origin, partial in zip(origins, partials, strict=True)
+            ]
+            async with asyncio.timeout(20):
+                while (sum(origin.reading for origin in origins), repr(slots)) != due:
+                    await asyncio.sleep(0)
+            taken = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert taken < 4 * 1024 * 1024
+
     @pytest.mark.parametrize("piece_bytes", [65_537, CHUNK_BYTES - 1, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
     async def test_pieces_of_any_length_make_the_same_chunks(
         self, pool: GatedPool, make: Make, piece_bytes: int
