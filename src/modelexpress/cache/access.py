@@ -176,7 +176,7 @@ class Access:
         impatient = replace(rights, is_impatient=True)  # a wait of ours would look as if it did not answer
         asked = (rights.fingerprint, repository, "impatient")
         ask = functools.partial(self._ask, repository, impatient)
-        return await self._asking.once(asked, ask, repository, seconds)
+        return await self._asking.once(asked, ask, repository, rights.fingerprint, seconds)
 
     async def is_allowed(self, rights: Caller, ref: ModelRef, since: float | None = None) -> bool:
         """Whether the origin lets these rights read the repository of `ref`: as it said lately, or asked now.
@@ -190,7 +190,8 @@ class Access:
         ):
             return allowed
         asked = (rights.fingerprint, repository)
-        return await self._asking.once(asked, lambda: self._ask(repository, rights), repository)
+        ask = functools.partial(self._ask, repository, rights)
+        return await self._asking.once(asked, ask, repository, rights.fingerprint)
 
     def recall(self, rights: Caller, repository: ModelRef) -> bool | None:
         """What the origin said not long ago of these rights; None: it has to be asked."""

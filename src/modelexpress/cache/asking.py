@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from modelexpress.domain.errors import Limited, Unreachable
 
-_MOST_RUNNING = 1_000
+_MOST_RUNNING = 1_000  # beyond that only for those who have few
+_MOST_OF_ALL = 2_000
+_FEW = 100
 _MOST_LEFT = 8  # each holds one of the connections to the origin (64) that all share
 _LEFT_SECONDS = 10.0
 _AGAIN_SECONDS = 5.0
@@ -20,15 +23,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False, slots=True)
 class _Question:
-    """One that runs. `end`: what will stop it, while nobody waits for it."""
+    """One that runs. `owner`: for whom; `end`: what will stop it, while nobody waits for it."""
 
     task: asyncio.Task[Any]
+    owner: str
     waiting: int = 0
     end: asyncio.TimerHandle | None = None
 
 
 class Asking:
-    """Running questions by what they are, within a number.
+    """Running questions by what they are, within a number, of which nobody has so many that others have none.
 
     One that nobody waits for any more goes on for a while, since who asked often comes back for the answer;
     but few such do, so that who asks and leaves does not keep the origin from all others.
@@ -36,6 +40,7 @@ class Asking:
 
     def __init__(self) -> None:
         self._running: dict[Hashable, _Question] = {}
+        self._counts = Counter[str]()  # by owner
         self._left: dict[Hashable, _Question] = {}  # that nobody waits for, the oldest first
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -44,14 +49,19 @@ class Asking:
         return next((key for key in keys if key in self._running), None)
 
     async def once(
-        self, key: Hashable, ask: Callable[[], Awaitable[T]], what: object, seconds: float | None = None
+        self,
+        key: Hashable,
+        ask: Callable[[], Awaitable[T]],
+        what: object,
+        owner: str,
+        seconds: float | None = None,
     ) -> T:
         """The answer to `key`, from the question that runs already or a new one; `what` it is about.
 
-        Raises what it raises, Limited when too many run, and Unreachable when there is no answer within
-        `seconds` (None: it takes what it takes).
+        `owner`: the fingerprint of who asks. Raises what it raises, Limited when too many run, and
+        Unreachable when there is no answer within `seconds` (None: it takes what it takes).
         """
-        question = self._join(key) or self._begin(key, ask)
+        question = self._join(key) or self._begin(key, ask, owner)
         question.waiting += 1
         try:
             await asyncio.wait({question.task}, timeout=seconds)
@@ -79,11 +89,14 @@ class Asking:
             del self._left[key]
         return question
 
-    def _begin(self, key: Hashable, ask: Callable[[], Awaitable[T]]) -> _Question:
-        if len(self._running) >= _MOST_RUNNING:
-            raise Limited(f"{_MOST_RUNNING} questions to the origin are running; try again", _AGAIN_SECONDS)
+    def _begin(self, key: Hashable, ask: Callable[[], Awaitable[T]], owner: str) -> _Question:
+        running = len(self._running)
+        # One whom the origin limits, or does not answer, has his questions wait for seconds each.
+        if running >= _MOST_OF_ALL or (running >= _MOST_RUNNING and self._counts[owner] >= _FEW):
+            raise Limited(f"{running} questions to the origin are running; try again", _AGAIN_SECONDS)
         task = asyncio.create_task(_run(ask), name="asking the origin")
-        question = self._running[key] = _Question(task)
+        question = self._running[key] = _Question(task, owner)
+        self._counts[owner] += 1
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finish(key, question))
         return question
@@ -110,6 +123,9 @@ class Asking:
         if self._running.get(key) is not question:
             return
         del self._running[key]
+        self._counts[question.owner] -= 1
+        if not self._counts[question.owner]:
+            del self._counts[question.owner]
         if question.end is not None:
             question.end.cancel()
             del self._left[key]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -179,8 +180,8 @@ class Freshness:
         try:
             # Not joined by whoever has other rights, or came another way: what refuses or delays one
             # is no answer to all.
-            key = (ref, caller.fingerprint, caller.via)
-            asked = self._asking.once(key, lambda: self._ask_and_remember(ref, caller), ref, patience)
+            owner, ask = caller.fingerprint, functools.partial(self._ask_and_remember, ref, caller)
+            asked = self._asking.once((ref, owner, caller.via), ask, ref, owner, patience)
             return Resolved(await asked)
         except MxError as error:
             if local is None or not is_outage(error):

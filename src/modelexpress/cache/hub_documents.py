@@ -152,7 +152,8 @@ class HubDocuments:
 
         # Through whom one came can make a question fail, and must not make another's fail.
         what = question.ref or request.path
-        return await self._room.asking.once((key, rights.via, rights.is_impatient), ask, what, seconds)
+        asked, owner = (key, rights.via, rights.is_impatient), rights.fingerprint
+        return await self._room.asking.once(asked, ask, what, owner, seconds)
 
     async def _read(self, question: Question, said: Document) -> Reading:
         if question.ref is not None and is_no_hubs(said, question.request.asked_bytes):

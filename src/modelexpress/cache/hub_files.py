@@ -280,6 +280,7 @@ class HubFiles:
                 running or key(wanted, has_mirrors),
                 lambda: self._ask_and_learn(wanted, path, rights, here, has_mirrors),
                 f"{shown(path)} of {ref}",
+                rights.fingerprint,
                 seconds,
             )
         except MxError as error:
