@@ -29,7 +29,8 @@ from modelexpress.store.records import SnapshotRecord
 from modelexpress.store.window import Slots
 
 _MOST_AT_ONCE = 16  # of the 64 connections to the origin: the others are for files
-_MOST_ASKED_BYTES = 32 * 1024 * 1024
+_MOST_ASKED_BYTES = 32 * 1024 * 1024  # of long questions; everybody may have short ones
+_LONG_ASKED_BYTES = 16 * 1024
 _AGAIN_SECONDS = 5.0
 _SHORT_BYTES = 64 * 1024  # read at once; what is longer in a thread, beside everything else
 _ORIGINS_OWN = frozenset({"pages", "other"})
@@ -137,7 +138,8 @@ class HubDocuments:
 
         async def ask() -> Reading:
             size = len(request.body or b"")
-            if self._asked_bytes + size > _MOST_ASKED_BYTES:
+            size = size if size > _LONG_ASKED_BYTES else 0
+            if size and self._asked_bytes + size > _MOST_ASKED_BYTES:
                 raise Limited("too many long questions are being asked; try again", _AGAIN_SECONDS)
             self._asked_bytes += size
             began = self._parts.clock.monotonic()
