@@ -138,6 +138,29 @@ class TestManyQuestions:
         house.hub.faults.clear()
         assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
 
+    async def test_made_up_tokens_together_have_no_more_turns_than_one_client(self, house: House) -> None:
+        held, running = house.hub.faults.add(Fault("hang", "api", times=None)), house.cache._asking._running
+        path, tasks = f"/api/models/{NAME}", list[asyncio.Task[Answer]]()
+        for number in range(80):
+            made_up = Asker(house.hub_endpoint, f"hf_{number}")
+            tasks.append(asyncio.create_task(made_up.get(path)))
+        async with asyncio.timeout(10):
+            while len(running) < 80:
+                await asyncio.sleep(0.01)
+            honest = [
+                asyncio.create_task(Asker(house.hub_endpoint).get(f"{path}?full={number}"))
+                for number in range(5)
+            ]
+            while len(running) < 85:
+                await asyncio.sleep(0.01)
+        held.release()
+
+        assert {answer.status for answer in await asyncio.gather(*honest)} == {200}
+        assert {answer.status for answer in await asyncio.gather(*tasks)} == {401}
+        asked = [request.token for request in house.hub.log.requests]
+        last = max(number for number, token in enumerate(asked) if token is None)
+        assert last < hub_documents._MOST_AT_ONCE + 20, "they take turns with all that are made up"
+
     async def test_long_questions_at_once_are_limited(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:

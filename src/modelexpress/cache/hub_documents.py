@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl
 
-from modelexpress.cache.hub_known import KeptDocument, KeptDocuments, Occasion, asked_key, document_key
+from modelexpress.cache.hub_known import (
+    KeptDocument,
+    KeptDocuments,
+    Lately,
+    Occasion,
+    asked_key,
+    document_key,
+)
 from modelexpress.cache.hub_listing import describe, list_paths, list_refs, list_tree
 from modelexpress.cache.hub_reading import Reading, read_document
 from modelexpress.cache.hub_room import HubRoom
@@ -33,6 +40,8 @@ _MOST_ASKED_BYTES = 32 * 1024 * 1024  # of long questions; everybody may have sh
 _LONG_ASKED_BYTES = 16 * 1024
 _AGAIN_SECONDS = 5.0
 _SHORT_BYTES = 64 * 1024  # read at once; what is longer in a thread, beside everything else
+_ACCEPTED_SECONDS = 3600.0
+_MADE_UP = "made up"
 _ORIGINS_OWN = frozenset({"pages", "other"})
 _NAMES = frozenset(
     (
@@ -41,6 +50,7 @@ _NAMES = frozenset(
     )
 )  # fmt: skip
 _HUB = ProviderKind.HUGGING_FACE
+_UNAUTHORIZED = 401
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +99,7 @@ class HubDocuments:
         self._kept = KeptDocuments()
         room.access.on_no.append(self._drop)
         self._turns = Slots(lambda: _MOST_AT_ONCE)
+        self._accepted = Lately[str, bool](room.parts.clock)  # tokens that the origin knows
         self._asked_bytes = 0
 
     async def get(self, question: Question, caller: Caller) -> Answered:
@@ -144,8 +155,10 @@ class HubDocuments:
             self._asked_bytes += size
             began = self._parts.clock.monotonic()
             try:
-                async with self._turns.one(group=rights.fingerprint):
+                async with self._turns.one(group=self._group_of(rights)):
                     said = await self._read(question, await provider.ask(request, rights))
+                if said.document.status != _UNAUTHORIZED:
+                    self._accepted.note(rights.fingerprint, True, _ACCEPTED_SECONDS)
                 # Here, since it counts though nobody may wait for it any more.
                 await self._take(question, rights, said, began)
                 return said
@@ -156,6 +169,11 @@ class HubDocuments:
         what = question.ref or request.path
         asked, owner = (key, rights.via, rights.is_impatient), rights.fingerprint
         return await self._room.asking.once(asked, ask, what, owner, seconds)
+
+    def _group_of(self, rights: Caller) -> str:
+        """With whom these rights share their turns: anybody can make up as many tokens as he likes."""
+        is_accepted = rights.hub_token is None or self._accepted.find(rights.fingerprint) is not None
+        return rights.fingerprint if is_accepted else _MADE_UP
 
     async def _read(self, question: Question, said: Document) -> Reading:
         if question.ref is not None and is_no_hubs(said, question.request.asked_bytes):
