@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+import tracemalloc
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 from tests.support.house import House
 from tests.support.plane import Desk
+
+from modelexpress.testing.hub import Fault
 
 
 async def talk(house: House, said: bytes, seconds: float = 5.0) -> tuple[bytes, bool]:
@@ -68,6 +72,42 @@ def test_a_head_that_is_too_large_is_not_kept(tmp_path: Path, said: bytes) -> No
             assert line.head()[0] == 431
             line.read(100)
             assert line.socket.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"\r\n", HEAD + b"\r\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n"),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+    ids=["requests", "trailers", "chunks"],
+)
+async def test_what_is_sent_while_an_answer_is_awaited_is_not_kept(
+    house: House, begins: bytes, goes_on: bytes
+) -> None:
+    held = house.hub.faults.add(Fault("hang", "resolve", times=None))
+    asked = b"GET /demo/tiny/resolve/main/config.json HTTP/1.1\r\nHost: x\r\n" + begins
+    tracemalloc.start()
+    try:
+        await asyncio.to_thread(_send_much, house, asked, goes_on * (65_536 // len(goes_on)))
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        held.release()
+
+    assert taken < 16 * 1024 * 1024
+
+
+def _send_much(house: House, asked: bytes, piece: bytes) -> None:
+    """As much as is taken, but 8 MiB at most."""
+    with socket.create_connection(("127.0.0.1", house.data_port or 0), timeout=1.0) as connection:
+        connection.sendall(asked)
+        while not house.hub.log.requests:
+            time.sleep(0.01)
+        with suppress(OSError):
+            for _ in range(8 * 1024 * 1024 // len(piece)):
+                connection.sendall(piece)
 
 
 async def test_many_requests_and_a_long_question_are_no_large_head(house: House) -> None:
