@@ -90,22 +90,23 @@ def _is_odd_number(host: str) -> bool:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names to public addresses only, unless the host is trusted or is the configured proxy.
+    """Resolves names to public addresses only, unless the host is trusted or it is the configured proxy.
 
     Behind a proxy it is the proxy that resolves names, so there only literal addresses are checked.
     The connection is made to the very addresses that were looked at, so a name that changes its
     mind in between gains nothing.
     """
 
-    def __init__(self, places: Places, proxy_hosts: frozenset[str]) -> None:
+    def __init__(self, places: Places, proxies: frozenset[tuple[str, int]]) -> None:
         self._places = places
-        self._proxy_hosts = proxy_hosts
+        self._proxies = proxies
         self._inner = ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
         """The addresses of `host` that may be contacted. Raises Forbidden when there are none."""
         found = await self._inner.resolve(host, port, family)
-        if self._places.is_trusted(host, port) or host in self._proxy_hosts:
+        # What else listens beside a proxy is not meant: that may be this very machine, and asked directly.
+        if self._places.is_trusted(host, port) or (host, port) in self._proxies:
             return found
         public = [result for result in found if not is_private(result["host"])]
         if not public:

@@ -22,7 +22,7 @@ from modelexpress.domain.refs import shown
 from modelexpress.domain.resting import rest
 from modelexpress.providers.addresses import GuardedResolver, Places
 from modelexpress.providers.causes import cause_of, without_secrets
-from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
+from modelexpress.providers.proxies import find_proxy, find_proxy_places
 from modelexpress.providers.quiet import Client, QuietTimes
 from modelexpress.providers.retry import (
     RETRIED_STATUSES,
@@ -279,7 +279,7 @@ class Outgoing:
             connector = aiohttp.TCPConnector(
                 limit=options.connections,
                 ssl=_ssl_context(options.env),
-                resolver=GuardedResolver(options.places, find_proxy_hosts(options.env)),
+                resolver=GuardedResolver(options.places, find_proxy_places(options.env)),
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

@@ -23,10 +23,10 @@ def find_proxy(url: URL, env: Mapping[str, str]) -> URL | None:
     return _find(url.scheme, env) or _find("all", env)
 
 
-def find_proxy_hosts(env: Mapping[str, str]) -> frozenset[str]:
-    """The host names of all configured proxies."""
+def find_proxy_places(env: Mapping[str, str]) -> frozenset[tuple[str, int]]:
+    """Host and port of each configured proxy."""
     proxies = [_find(scheme, env) for scheme in _SCHEMES]
-    return frozenset(proxy.host for proxy in proxies if proxy is not None and proxy.host)
+    return frozenset((proxy.host, proxy.port) for proxy in proxies if proxy and proxy.host and proxy.port)
 
 
 def _find(scheme: str, env: Mapping[str, str]) -> URL | None:

@@ -188,6 +188,13 @@ async def test_a_name_at_another_port_than_the_origins_is_looked_at() -> None:
     await resolver.close()
 
 
+async def test_what_else_listens_on_the_host_of_a_proxy_is_not_the_proxy() -> None:
+    resolver = GuardedResolver(PLACES, frozenset({("localhost", 3128)}))
+    with pytest.raises(Forbidden, match=r"'localhost'.*origin\.redirect_hosts"):
+        await resolver.resolve("localhost", 6379)
+    await resolver.close()
+
+
 async def test_a_name_with_private_addresses_alone_is_not_contacted() -> None:
     resolver = GuardedResolver(PLACES, frozenset())
     with pytest.raises(Forbidden, match=r"'localhost'.*origin\.redirect_hosts"):
@@ -198,14 +205,14 @@ async def test_a_name_with_private_addresses_alone_is_not_contacted() -> None:
 @pytest.mark.parametrize(
     ("places", "proxies"),
     [
-        (Places(URL("http://localhost:8080"), frozenset()), frozenset[str]()),
-        (Places(URL("https://huggingface.co"), frozenset({"localhost"})), frozenset[str]()),
-        (PLACES, frozenset({"localhost"})),
+        (Places(URL("http://localhost:8080"), frozenset()), frozenset[tuple[str, int]]()),
+        (Places(URL("https://huggingface.co"), frozenset({"localhost"})), frozenset[tuple[str, int]]()),
+        (PLACES, frozenset({("localhost", 8080)})),
     ],
     ids=["the origin", "a named host", "the proxy"],
 )
 async def test_a_host_that_somebody_configured_may_have_any_address(
-    places: Places, proxies: frozenset[str]
+    places: Places, proxies: frozenset[tuple[str, int]]
 ) -> None:
     resolver = GuardedResolver(places, proxies)
     found = await resolver.resolve("localhost", 8080)

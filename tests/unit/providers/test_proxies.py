@@ -7,7 +7,7 @@ import pytest
 from yarl import URL
 
 from modelexpress.domain.errors import Invalid
-from modelexpress.providers.proxies import find_proxy, find_proxy_hosts
+from modelexpress.providers.proxies import find_proxy, find_proxy_places
 
 HTTPS = URL("https://huggingface.co/api/models/a/b")
 HTTP = URL("http://mirror.example/api/models/a/b")
@@ -16,7 +16,7 @@ HTTP = URL("http://mirror.example/api/models/a/b")
 def test_without_variables_there_is_no_proxy() -> None:
     assert find_proxy(HTTPS, {}) is None
     assert find_proxy(HTTPS, {"HTTPS_PROXY": " ", "https_proxy": ""}) is None
-    assert find_proxy_hosts({}) == frozenset()
+    assert find_proxy_places({}) == frozenset()
 
 
 def test_each_scheme_has_its_own_proxy() -> None:
@@ -32,7 +32,7 @@ def test_all_proxy_is_for_what_has_none_of_its_own() -> None:
 
     assert find_proxy(HTTPS, env) == URL("http://all:1")
     assert find_proxy(HTTP, env) == URL("http://plain:2")
-    assert find_proxy_hosts(env) == {"all", "plain"}
+    assert find_proxy_places(env) == {("all", 1), ("plain", 2)}
 
 
 def test_the_lower_case_spelling_wins() -> None:
@@ -60,7 +60,7 @@ def test_a_proxy_may_be_written_in_several_ways(text: str, expected: str) -> Non
 )
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 def test_a_proxy_that_cannot_be_used_is_named_by_its_variable_and_not_shown(name: str, text: str) -> None:
-    for find in (lambda env: find_proxy(HTTPS, env), find_proxy_hosts):
+    for find in (lambda env: find_proxy(HTTPS, env), find_proxy_places):
         with pytest.raises(Invalid) as refusal:
             find({name: text})
 
@@ -99,7 +99,7 @@ def test_no_proxy_holds_for_all_kinds_of_proxies_and_for_addresses() -> None:
     assert find_proxy(URL("http://10.0.0.8:8080/"), env) == URL("http://proxy:3128")
 
 
-def test_the_hosts_of_all_proxies_are_known() -> None:
+def test_the_places_of_all_proxies_are_known() -> None:
     env = {"HTTPS_PROXY": "http://u:p@a.internal:3128", "http_proxy": "b.internal:8080", "ALL_PROXY": ""}
 
-    assert find_proxy_hosts(env) == {"a.internal", "b.internal"}
+    assert find_proxy_places(env) == {("a.internal", 3128), ("b.internal", 8080)}
