@@ -100,7 +100,7 @@ def test_what_is_asked_next_on_the_connection_is_answered(tmp_path: Path) -> Non
 
 
 def test_texts_are_held_within_their_bytes_and_one_of_many_readers_counts_once() -> None:
-    texts, one, other = HeldTexts(most_bytes=150), b"1" * 100, b"2" * 100
+    texts, one, other = HeldTexts(most_bytes=100), b"1" * 100, b"2" * 100
     with texts.reading(one):
         with texts.reading(one), pytest.raises(Busy), texts.reading(other):
             pass
@@ -108,3 +108,22 @@ def test_texts_are_held_within_their_bytes_and_one_of_many_readers_counts_once()
             pass
     with texts.reading(other):
         pass
+
+
+def test_no_host_holds_so_much_that_others_have_no_room() -> None:
+    texts, is_refused = HeldTexts(most_bytes=800), list[str]()
+    with ExitStack() as stack:
+
+        def read(host: str | None, size: int) -> None:
+            try:
+                stack.enter_context(texts.reading(bytes(size), host))
+            except Busy:
+                is_refused.append(f"{host} {size}")
+
+        for _ in range(9):
+            read("greedy", 100)
+        for host, size in (("one", 100), ("one", 1), ("greedy", 1), ("other", 200), (None, 90), (None, 20)):
+            read(host, size)
+
+    assert is_refused == ["greedy 100", "one 1", "greedy 1", "None 20"]
+    assert (texts._bytes, texts._readers, texts._hosts) == (0, {}, {})

@@ -14,6 +14,7 @@ from aiohttp import web
 from modelexpress.domain.errors import Busy
 from modelexpress.domain.meter import Meter
 from modelexpress.domain.spans import ByteSpan
+from modelexpress.server.connections import host_of
 from modelexpress.server.cut_through import Reader, opened_reader
 from modelexpress.server.http_ranges import choose_bytes
 from modelexpress.server.http_status import COMMON_HEADERS, Refusal, text_answer
@@ -115,7 +116,7 @@ class FileSender:
             return said
         answer = FileAnswer(said.status, said.headers)
         answer.announce(len(text))
-        with self.texts.reading(text):
+        with self.texts.reading(text, host_of(request.remote or "")):
             try:
                 await answer.prepare(request)
                 await self.make_sender(request, answer).write(text)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from aiohttp import web
 
@@ -29,6 +29,8 @@ _COPY_BYTES = 256 * 1024
 _SWEEPS = 5  # within the time limit
 _INFO_BYTES = 128
 _ACKED_AT = 120  # tcpi_bytes_acked in Linux's struct tcp_info
+T = TypeVar("T")
+
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
@@ -103,31 +105,49 @@ class _Sending:
 class HeldTexts:
     """How much of memory waits for readers of long texts, within a bound. A text of many readers counts once.
 
-    Belongs to one loop.
+    Who reads slowly may do so for ever: beyond the bound, up to half as much again, there is room for hosts
+    that hold little. Belongs to one loop.
     """
 
     def __init__(self, most_bytes: int = 128 * 1024 * 1024) -> None:
         self._most_bytes = most_bytes
         self._readers = Counter[int]()
+        self._hosts = Counter[str]()  # bytes that wait for each
         self._bytes = 0
 
     @contextmanager
-    def reading(self, text: bytes) -> Iterator[None]:
-        """One more reads it while the body runs. Raises Busy when there is no room for it."""
-        key = id(text)  # nobody else's while it is held here
-        if not self._readers[key]:
-            if self._bytes + len(text) > self._most_bytes:
-                del self._readers[key]
-                raise Busy("too many long answers are waiting for their readers; ask again")
-            self._bytes += len(text)
-        self._readers[key] += 1
+    def reading(self, text: bytes, host: str | None = None) -> Iterator[None]:
+        """One more reads it while the body runs. Raises Busy when there is no room for it.
+
+        `host`: where he is; None: on this machine, where a proxy speaks for everybody.
+        """
+        key, size = id(text), len(text)  # nobody else's while it is held here
+        if not self._has_readers(key) and not self._has_room(size, host):
+            raise Busy("too many long answers are waiting for their readers; ask again")
+        self._bytes += 0 if self._has_readers(key) else size
+        _change(self._readers, key, 1)
+        _change(self._hosts, host or "", size)
         try:
             yield
         finally:
-            self._readers[key] -= 1
-            if not self._readers[key]:
-                del self._readers[key]
-                self._bytes -= len(text)
+            _change(self._readers, key, -1)
+            _change(self._hosts, host or "", -size)
+            self._bytes -= 0 if self._has_readers(key) else size
+
+    def _has_readers(self, key: int) -> bool:
+        return key in self._readers
+
+    def _has_room(self, size: int, host: str | None) -> bool:
+        held = 0 if host is None else self._hosts[host]
+        is_little = not held or held + size <= self._most_bytes // 8
+        return self._bytes + size <= self._most_bytes * (3 if is_little else 2) // 2
+
+
+def _change(counter: Counter[T], key: T, count: int) -> None:
+    """Count, and forget what comes to nothing."""
+    counter[key] += count
+    if not counter[key]:
+        del counter[key]
 
 
 class SendfileSender:
