@@ -148,7 +148,8 @@ def _by_ranges(rules: PullRules, pool: DiskPool, clock: Clock) -> MakeSource:
     slots = Slots(lambda: pace.allowed, pace, clock)
 
     def make(provider: Provider, manifest: Manifest, caller: Caller) -> Source:
-        return RangedSource(OriginReader(provider, manifest, caller), pool, slots, clock)
+        reader = OriginReader(provider, manifest, caller)
+        return RangedSource(reader, pool, slots, clock, owner=caller.fingerprint)
 
     return make
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
 from modelexpress.domain.clock import SYSTEM_CLOCK, Clock
@@ -33,6 +33,9 @@ _MOST_RANGES = 4  # of one file
 _HEAD_START_SECONDS = 0.02  # for the first of them, unless its bytes come sooner
 _PIECE_BYTES = 1024 * 1024  # what goes to the disk, and to readers, at once
 _FIRST_PIECE_BYTES = 64 * 1024  # of a range: whoever waits for its first byte has it soon; they grow
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Reader(Protocol):
@@ -70,8 +73,9 @@ _Turn = tuple[int, int, "asyncio.Future[None]"]
 class Slots:
     """How many ranges are read at once, of all files together.
 
-    Groups take turns, so that no pull waits for another one's end; within a group the lowest rank goes
-    first, then who came first. `limit` says how many now; `pacing` hears what they bring.
+    Owners take turns, so that nobody waits for the many pulls of another; the groups of each take turns, so
+    that no pull waits for another one's end; within a group the lowest rank goes first, then who came first.
+    `limit` says how many now; `pacing` hears what they bring.
     """
 
     def __init__(
@@ -81,13 +85,14 @@ class Slots:
         self._pacing = pacing or _Deaf()
         self._clock = clock
         self._used = 0
-        self._waiting: dict[object, list[_Turn]] = {}  # by group; the first one is next
+        # By owner and group; the first of each is next.
+        self._waiting: dict[str, dict[object, list[_Turn]]] = {}
         self._numbers = itertools.count()
 
     @asynccontextmanager
-    async def one(self, rank: int = 0, group: object = None) -> AsyncIterator[None]:
+    async def one(self, rank: int = 0, group: object = None, owner: str = "") -> AsyncIterator[None]:
         """Hold a slot in the body, waiting for it as long as it takes; but not while the body rests."""
-        await self._enter(rank, group)
+        await self._enter(rank, group, owner)
         is_held = True
 
         @asynccontextmanager
@@ -96,7 +101,7 @@ class Slots:
             self._leave()
             is_held = False
             yield
-            await self._enter(rank, group)
+            await self._enter(rank, group, owner)
             is_held = True
 
         try:
@@ -110,8 +115,8 @@ class Slots:
             if is_held:
                 self._leave()
 
-    async def _enter(self, rank: int, group: object) -> None:
-        await self._take(rank, group)
+    async def _enter(self, rank: int, group: object, owner: str) -> None:
+        await self._take(rank, group, owner)
         self._pacing.note_open(self._clock.monotonic())
 
     def _leave(self) -> None:
@@ -124,16 +129,17 @@ class Slots:
         self._pacing.note_bytes(count, self._clock.monotonic())
         self._wake()  # the limit may have risen
 
-    async def _take(self, rank: int, group: object) -> None:
+    async def _take(self, rank: int, group: object, owner: str) -> None:
         """A slot is handed over by who wakes us, so that no newcomer can get in between."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting.setdefault(group, []), (rank, next(self._numbers), turn))
+        turns = self._waiting.setdefault(owner, {}).setdefault(group, [])
+        heapq.heappush(turns, (rank, next(self._numbers), turn))
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._forget(group, turn)
+                self._forget(owner, group, turn)
             else:  # it was handed over just then
                 self._used -= 1
             self._wake()
@@ -141,24 +147,35 @@ class Slots:
 
     def _wake(self) -> None:
         while self._waiting and self._used < self._limit():
-            group = next(iter(self._waiting))
-            turns = self._waiting.pop(group)
+            owner, groups = next(iter(self._waiting.items()))
+            group, turns = next(iter(groups.items()))
             turn = heapq.heappop(turns)[-1]
-            if turns:
-                self._waiting[group] = turns  # behind all others
+            _put_last(groups, group)
+            _put_last(self._waiting, owner)
             if not turn.cancelled():
                 self._used += 1
                 turn.set_result(None)
 
-    def _forget(self, group: object, turn: asyncio.Future[None]) -> None:
-        left = [waiting for waiting in self._waiting.pop(group, ()) if waiting[-1] is not turn]
-        if left:
-            heapq.heapify(left)
-            self._waiting[group] = left
+    def _forget(self, owner: str, group: object, turn: asyncio.Future[None]) -> None:
+        groups = self._waiting.get(owner, {})
+        turns = groups.get(group, [])
+        turns[:] = [waiting for waiting in turns if waiting[-1] is not turn]
+        heapq.heapify(turns)
+        if not turns:
+            groups.pop(group, None)
+        if not groups:
+            self._waiting.pop(owner, None)
 
     def __repr__(self) -> str:
-        waiting = sum(map(len, self._waiting.values()))
+        waiting = sum(len(turns) for groups in self._waiting.values() for turns in groups.values())
         return f"<Slots {self._used} of {self._limit()} used, {waiting} waiting>"
+
+
+def _put_last(waiting: dict[K, V], key: K) -> None:
+    """Behind all others; gone where nothing waits."""
+    value = waiting.pop(key)
+    if value:
+        waiting[key] = value
 
 
 class _Deaf:
@@ -195,12 +212,16 @@ class RangedSource:
 
     Of the files that it fills at once the earliest goes first, so that whoever follows a file while it
     arrives has the bytes in the order in which files are asked for; a file of one chunk waits for none.
+    `owner`: for whom it reads, whose pulls have together no more turns than those of another.
     """
 
     vouches_chunks = False
 
-    def __init__(self, reader: Reader, pool: DiskPool, slots: Slots, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, reader: Reader, pool: DiskPool, slots: Slots, clock: Clock = SYSTEM_CLOCK, owner: str = ""
+    ) -> None:
         self._reader = reader
+        self._owner = owner
         self._pool = pool
         self._slots = slots
         self._clock = clock
@@ -232,7 +253,7 @@ class RangedSource:
         entry, partial = filling.entry, filling.partial
         length = 1
         while True:
-            async with self._slots.one(filling.rank, self):
+            async with self._slots.one(filling.rank, self, self._owner):
                 span = partial.take_missing(length)
                 if span is None:
                     return
@@ -246,7 +267,7 @@ class RangedSource:
                 length = max(1, min(int(len(span) * _RANGE_SECONDS / seconds), _MOST_CHUNKS))
 
     async def _fill_whole(self, filling: _Filling) -> None:
-        async with self._slots.one(filling.rank, self):
+        async with self._slots.one(filling.rank, self, self._owner):
             await self._bring(filling, ByteSpan(0, filling.entry.size))
 
     async def _bring(self, filling: _Filling, span: ByteSpan) -> None:

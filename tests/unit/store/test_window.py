@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -502,6 +502,42 @@ class TestRanges:
 
         assert order == ["old20", "new1", "old21", "new2", "old22", "new3", "new4"]
         assert repr(slots) == "<Slots 0 of 1 used, 0 waiting>"
+
+    async def test_nobody_waits_for_the_many_pulls_of_another(self) -> None:
+        slots, order = Slots(lambda: 1), list[str]()
+
+        async def use(owner: str, group: int) -> None:
+            async with slots.one(group=group, owner=owner):
+                order.append(f"{owner}{group}")
+
+        async with slots.one():
+            many = [asyncio.create_task(use("many", group)) for group in (1, 2, 3, 1, 4)]
+            await asyncio.sleep(0)
+            few = [asyncio.create_task(use("few", group)) for group in (5, 5, 6)]
+            await asyncio.sleep(0)
+            many[1].cancel()
+            few[0].cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(*many, *few, return_exceptions=True)
+
+        assert order == ["many1", "few5", "many3", "few6", "many4", "many1"]
+        assert repr(slots) == "<Slots 0 of 1 used, 0 waiting>" and not slots._waiting
+
+    async def test_a_file_waits_for_none_of_the_many_of_another_owner(
+        self, pool: GatedPool, make: Make
+    ) -> None:
+        slots, order, content = Slots(lambda: 1), list[str](), content_of(2 * CHUNK_BYTES)
+
+        def fill(owner: str) -> Awaitable[None]:
+            async def note(offset: int) -> None:
+                order.append(owner)
+
+            source = RangedSource(Origin(content, note), pool, slots, owner=owner)
+            return source.fill(entry_of(content), make(content))
+
+        await asyncio.gather(*(fill("many") for _ in range(20)), fill("few"))
+
+        assert order[: len(order) // 2].count("few") == order.count("few")
 
     async def test_two_sources_take_turns(self, pool: GatedPool, make: Make) -> None:
         slots, order = Slots(lambda: 1), list[str]()
