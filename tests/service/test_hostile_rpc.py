@@ -488,4 +488,4 @@ async def test_a_token_that_can_be_none_is_refused_and_not_repeated(target: Targ
             for path, request in naming(NAME):
                 answer = await target.send(path, request, token)
                 assert (answer.code, answer.error) == REFUSED
-                assert "x-hf-token" in answer.details and token not in answer.details
+                assert "x-hf-token" in answer.details and token[:4] not in answer.details

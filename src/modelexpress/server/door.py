@@ -25,7 +25,6 @@ from google.protobuf.message_factory import GetMessageClass
 from modelexpress.domain.caller import ANONYMOUS, Caller
 from modelexpress.domain.errors import Internal, Invalid, MxError
 from modelexpress.domain.meter import Meter
-from modelexpress.domain.refs import shown
 from modelexpress.server.status import CODE_KEY, detail_of, status_of
 
 _TOKEN_KEY = "x-hf-token"
@@ -155,6 +154,6 @@ def _caller(context: Context) -> Caller:
         if key == _TOKEN_KEY and value:
             token = value if isinstance(value, str) else value.decode("ascii", "replace")
             if not token.isascii() or not token.isprintable() or " " in token or len(token) > 1024:
-                raise Invalid(f"{_TOKEN_KEY} is not a token: {shown(token[:4])}… holds what no token can")
+                raise Invalid(f"{_TOKEN_KEY} is no token: it is too long, or holds what no token can")
             return Caller(token)
     return ANONYMOUS
