@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelexpress.domain.refs import DEFAULT_BRANCH, ModelRef, is_commit
-from modelexpress.store.disk import find_files
 from modelexpress.store.layout import Layout
 from modelexpress.store.records import Records
 from modelexpress.store.survey import files_below
 
-_MOST_READ = 1_000
+_MOST_READ = 20_000  # one model with more of them would cost reading all of them at each question
+_RECORD = ".json"
 _YOUNG_NS = 1_000_000_000  # a file can be replaced twice within one tick of the clock of its times
 
 
@@ -92,22 +94,29 @@ class Names:
                 yield path.relative_to(folder).as_posix(), Meaning(commit, said_at)
 
     def _records_of(self, ref: ModelRef) -> Iterator[_Named]:
-        for path in find_files(self._layout.record_folder(ref), "*.json"):
+        repository, now = ref.repository, time.time_ns()
+        for file in _find_records(self._layout.record_folder(ref)):
             try:
-                status = path.stat()
+                status = file.stat()
             except OSError:
                 continue
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-            is_young = time.time_ns() - status.st_mtime_ns < _YOUNG_NS
-            read = self._read if is_young else self._recall
-            found = read(ref.repository, path, stamp)
+            read = self._read if now - status.st_mtime_ns < _YOUNG_NS else self._recall
+            found = read(repository, file.name.removesuffix(_RECORD), stamp)
             if found is not None:
                 yield found
 
-    def _read(self, repository: ModelRef, path: Path, stamp: tuple[int, int, int]) -> _Named | None:
+    def _read(self, repository: ModelRef, commit: str, stamp: tuple[int, int, int]) -> _Named | None:
         """What a record says; for each `stamp` of its file it is read once."""
-        record = self._records.find(repository, path.stem)
+        record = self._records.find(repository, commit)
         if record is None:
             return None
         times = [done.completed_at for done in record.selections.values()]
-        return _Named(path.stem, record.names, bool(record.held), max(times, default=None))
+        return _Named(commit, record.names, bool(record.held), max(times, default=None))
+
+
+def _find_records(folder: Path) -> list[os.DirEntry[str]]:
+    """The records in a folder, by name; a path for each would take longer than all the rest."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
+        return sorted((file for file in files if file.name.endswith(_RECORD)), key=lambda file: file.name)
+    return []

@@ -58,3 +58,28 @@ def test_the_newest_of_a_name_counts_also_after_it_was_read_before(tmp_path: Pat
     save(record_of(COMMIT, main=3.0), age / 2)
     assert names.find_commit(REF) == COMMIT
     assert {name: said.commit for name, said in names.find_all(REF).items()} == {"main": COMMIT}
+
+
+def test_a_model_of_many_commits_is_not_read_anew_for_each_question(tmp_path: Path) -> None:
+    class Counting(Records):
+        found = 0
+
+        def find(self, ref: ModelRef, commit: str) -> SnapshotRecord | None:
+            self.found += 1
+            return super().find(ref, commit)
+
+    layout, count = Layout(tmp_path), 1_100
+    open_volume(layout, "me")
+    records = Counting(layout, "me")
+    names = Names(layout, records)
+    records.save(record_of(COMMIT, main=1.0))
+    path = layout.record(REF, COMMIT)
+    text = path.read_text()
+    for number in range(1, count):
+        path.with_name(f"{number:040x}.json").write_text(text.replace(COMMIT, f"{number:040x}"))
+    for one in path.parent.iterdir():
+        os.utime(one, (one.stat().st_mtime - 60,) * 2)
+    for _ in range(3):
+        assert names.find_commit(REF) is not None
+
+    assert records.found == count
