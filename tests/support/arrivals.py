@@ -27,6 +27,7 @@ from modelexpress.store.blobs import Blobs
 from modelexpress.store.disk import DiskPool
 from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Offer
+from modelexpress.store.records import Records
 from modelexpress.store.survey import Finding, Presence
 from modelexpress.store.volume import Process
 from modelexpress.store.window import RangedSource, Slots
@@ -218,7 +219,11 @@ class Bench:
 
     def successor(self, owner: str) -> Bench:
         """Another session on the same directory."""
-        return Bench(self.layout, self.pool, Blobs(self.layout, self.pool, OneClaim(), owner))
+        return Bench(
+            self.layout,
+            self.pool,
+            Blobs(self.layout, self.pool, OneClaim(), Records(self.layout, owner), owner),
+        )
 
     def source(self, origin: Origin) -> RangedSource:
         return RangedSource(origin, self.pool, Slots(lambda: 4))

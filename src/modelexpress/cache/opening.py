@@ -88,13 +88,13 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
         pool = DiskPool()
         stack.callback(pool.close)
         layout = Layout(options.root)
+        records = Records(layout, session.id)
         volume = await pool.run(f"opening {options.root}", open_volume, layout, session.id)
         claims = Claims(around.table, session, sessions, around.clock)
         dead: frozenset[str] = frozenset()
         if options.is_owner:
             dead = frozenset(await sessions.find_dead())
             await stack.enter_async_context(_owning(layout, around, session, pool))
-        records = Records(layout, session.id)
         await pool.run("finishing removals", finish_removals, layout, dead, records)
         freed = await pool.run("sweeping leftovers", sweep, layout, dead, around.clock.wall())
         if options.is_owner:
@@ -103,7 +103,7 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
             await claims.bury()
         if freed:
             _log.info("removed %d bytes that interrupted pulls had left in %s", freed, options.root)
-        parts = _make_parts(options, around, claims, pool, volume)
+        parts = _make_parts(options, around, claims, pool, records, volume)
         cache = ModelCache(parts, Access(parts, options.access), options.freshness, session)
         stack.push_async_callback(cache.close)
         await cache.rebuild_holdings()
@@ -113,11 +113,16 @@ async def open_cache(options: CacheOptions, around: Surroundings) -> AsyncIterat
 
 
 def _make_parts(
-    options: CacheOptions, around: Surroundings, claims: Claims, pool: DiskPool, volume: str
+    options: CacheOptions,
+    around: Surroundings,
+    claims: Claims,
+    pool: DiskPool,
+    records: Records,
+    volume: str,
 ) -> CacheParts:
     layout, owner = Layout(options.root), claims.session_id
-    records, offers = Records(layout, owner), Offers(GivenOut(layout, around.clock.wall))
-    blobs = Blobs(layout, pool, claims, owner)
+    offers = Offers(GivenOut(layout, around.clock.wall))
+    blobs = Blobs(layout, pool, claims, records, owner)
     return CacheParts(
         providers=around.providers,
         layout=layout,

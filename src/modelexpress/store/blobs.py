@@ -79,12 +79,14 @@ class Obtained:
 class Blobs:
     """Makes single files present and proven. One fetch at a time for the same bytes of a repository."""
 
-    def __init__(self, layout: Layout, pool: DiskPool, claims: ClaimKeeper, owner: str) -> None:
+    def __init__(
+        self, layout: Layout, pool: DiskPool, claims: ClaimKeeper, records: Records, owner: str
+    ) -> None:
         self._pool = pool
         self._claims = claims
         self.partials = Partials(layout, owner)
         self.lists = DigestLists(layout, owner)
-        self.twins = Twins(layout, Records(layout, owner), owner)
+        self.twins = Twins(layout, records, owner)
 
     async def obtain(
         self, repository: Repository, finding: Finding, source: Source, watch: Watch

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -27,6 +29,7 @@ _MOST_KEPT_BYTES = 32 * 1024 * 1024  # of files; what is made of them takes two 
 # The clock of a file system goes in steps: what was written within the last one may be written again
 # and look the same.
 _STEP_NS = 2_000_000_000
+_MOST_ENTRIES = 16_384
 
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError)
 
@@ -141,30 +144,39 @@ class _Look:
     inode: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A record, and the file that said so: by its look where that tells (None: not), and by its digest."""
+
+    record: SnapshotRecord
+    size: int
+    digest: bytes
+    look: _Look | None
+
+
 class _Kept:
     """Records as they were read, those that were asked for last. Used in any thread."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._lock = Lock()
-        self._rows: OrderedDict[Path, tuple[_Look, SnapshotRecord]] = OrderedDict()
+        self._rows: OrderedDict[Path, _Row] = OrderedDict()
         self._bytes = 0
 
-    def find(self, path: Path, look: _Look) -> SnapshotRecord | None:
+    def find(self, path: Path) -> _Row | None:
         with self._lock:
             row = self._rows.get(path)
-            if row is None or row[0] != look:
-                return None
-            self._rows.move_to_end(path)
-            return row[1]
+            if row is not None:
+                self._rows.move_to_end(path)
+            return row
 
-    def note(self, path: Path, look: _Look, record: SnapshotRecord) -> None:
+    def note(self, path: Path, row: _Row) -> None:
         with self._lock:
             self._drop(path)
-            if look.size > self._most_bytes:
+            if row.size > self._most_bytes:
                 return
-            self._rows[path] = look, record
-            self._bytes += look.size
+            self._rows[path] = row
+            self._bytes += row.size
             while self._bytes > self._most_bytes:
                 self._drop(next(iter(self._rows)))
 
@@ -174,7 +186,7 @@ class _Kept:
 
     def _drop(self, path: Path) -> None:
         row = self._rows.pop(path, None)
-        self._bytes -= 0 if row is None else row[0].size
+        self._bytes -= 0 if row is None else row.size
 
 
 class Records:
@@ -224,7 +236,8 @@ class Records:
                 f"a newer version has written the record of {record.manifest.ref} ({path}): use that "
                 "version, or another cache.directory"
             )
-        content = json.dumps(_to_json(record), indent=1, sort_keys=True).encode()
+        # Without line breaks: a model that is read file by file is written down as often.
+        content = json.dumps(_to_json(record), sort_keys=True).encode()
         return Staged(self._layout.staging, self._owner, path, content)
 
     def delete(self, ref: ModelRef, commit: str) -> None:
@@ -237,11 +250,14 @@ class Records:
         try:
             # Opened though it may be kept: on a network file system only that looks at what is there now.
             with path.open("rb") as file:
-                look = _look_at(file.fileno())
-                kept = self._kept.find(path, look)
-                if kept is not None:
-                    return kept
-                record = _parse(path, file.read())
+                look, kept = _look_at(file.fileno()), self._kept.find(path)
+                if kept is not None and kept.look == look:
+                    return kept.record
+                content = file.read()
+            # What was written just now is known by its bytes: cheaper by far than reading them as a record.
+            digest = hashlib.sha256(content).digest()
+            is_same = kept is not None and kept.digest == digest
+            record = kept.record if kept is not None and is_same else _parse(path, content)
         except FileNotFoundError:
             return None
         except (*_UNREADABLE, MxError) as error:
@@ -251,8 +267,9 @@ class Records:
             )
             return None
         # Going through all of them must not send away those that are asked for.
-        if record is not None and is_asked_for and time.time_ns() - look.mtime_ns > _STEP_NS:
-            self._kept.note(path, look, record)
+        if record is not None and is_asked_for:
+            is_old = time.time_ns() - look.mtime_ns > _STEP_NS
+            self._kept.note(path, _Row(record, len(content), digest, look if is_old else None))
         return record
 
 
@@ -350,8 +367,16 @@ def _names_from_json(said: Any, held: Mapping[str, HeldEntry]) -> dict[str, floa
 
 
 def _file_from_json(row: dict[str, Any]) -> FileEntry:
-    digest = Digest.parse(row["digest"]) if "digest" in row else None
-    return FileEntry(row["path"], int(row["size"]), digest, row.get("blob_id"), row.get("xet_hash"))
+    return _make_entry(
+        row["path"], int(row["size"]), row.get("digest"), row.get("blob_id"), row.get("xet_hash")
+    )
+
+
+@functools.lru_cache(_MOST_ENTRIES)  # checking them is most of the work of reading a record again
+def _make_entry(
+    path: str, size: int, digest: str | None, blob_id: str | None, xet_hash: str | None
+) -> FileEntry:
+    return FileEntry(path, size, None if digest is None else Digest.parse(digest), blob_id, xet_hash)
 
 
 def _held_from_json(row: list[Any]) -> HeldEntry:

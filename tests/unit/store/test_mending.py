@@ -34,6 +34,7 @@ from modelexpress.store.given import GivenOut
 from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Offer
 from modelexpress.store.proof import Reading, prove_chunks, read_whole
+from modelexpress.store.records import Records
 from modelexpress.store.survey import Finding, Presence
 from modelexpress.store.volume import open_volume
 
@@ -48,7 +49,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     layout, pool = Layout(tmp_path / "cache"), GatedPool()
     open_volume(layout, "me")
     before = open_descriptors()
-    bench = Bench(layout, pool, Blobs(layout, pool, OneClaim(), "me"))
+    bench = Bench(layout, pool, Blobs(layout, pool, OneClaim(), Records(layout, "me"), "me"))
     bench.blob(ENTRY).parent.mkdir(parents=True)
     bench.blob(ENTRY).write_bytes(CONTENT)
     assert ENTRY.digest is not None

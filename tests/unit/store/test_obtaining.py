@@ -54,6 +54,7 @@ from modelexpress.store.digests import DigestList
 from modelexpress.store.layout import Layout
 from modelexpress.store.offers import Standing
 from modelexpress.store.partial import Partial
+from modelexpress.store.records import Records
 from modelexpress.store.volume import open_volume
 
 SIZE = 4 * CHUNK_BYTES + 11
@@ -66,7 +67,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     layout, pool = Layout(tmp_path / "cache"), GatedPool()
     open_volume(layout, "me")
     before = open_descriptors()
-    yield Bench(layout, pool, Blobs(layout, pool, OneClaim(), "me"))
+    yield Bench(layout, pool, Blobs(layout, pool, OneClaim(), Records(layout, "me"), "me"))
     pool.close()
     assert open_descriptors() <= before + 1, "a file was left open"
 

@@ -16,6 +16,7 @@ from modelexpress.domain.chunks import CHUNK_BYTES, count_chunks
 from modelexpress.domain.errors import Busy, Limited, Unreachable
 from modelexpress.store.blobs import Blobs
 from modelexpress.store.layout import Layout
+from modelexpress.store.records import Records
 from modelexpress.store.volume import open_volume
 
 
@@ -67,7 +68,7 @@ class Story:
         layout, owner, pool = Layout(folder), f"owner{self._lives}", GatedPool()
         self._lives += 1
         open_volume(layout, owner)
-        return Bench(layout, pool, Blobs(layout, pool, OneClaim(), owner))
+        return Bench(layout, pool, Blobs(layout, pool, OneClaim(), Records(layout, owner), owner))
 
     def _moment(self) -> Callable[[], bool]:
         """Whether the moment of the interruption has come; asked at every piece."""

@@ -117,7 +117,7 @@ def layout(tmp_path: Path) -> Layout:
 
 @pytest.fixture
 def blobs(layout: Layout, pool: DiskPool) -> Blobs:
-    return Blobs(layout, pool, OneClaim(), "me")
+    return Blobs(layout, pool, OneClaim(), Records(layout, "me"), "me")
 
 
 def finding(layout: Layout, entry: FileEntry) -> Finding:
