@@ -226,7 +226,7 @@ async def test_a_server_that_is_killed_while_they_read_gives_them_no_wrong_file(
             try:
                 await mortal.start()
                 endpoint = f"http://127.0.0.1:{mortal.port}"
-                reading = asyncio.create_task(download(python, endpoint, folder / "theirs", tries=40))
+                reading = asyncio.create_task(download(python, endpoint, folder / "theirs", tries=400))
                 deaths = 1 + seed % 3 // 2
                 places = sorted(chance.randrange(1, TOTAL) for _ in range(deaths))
                 for number, place in enumerate(places):
