@@ -13,15 +13,18 @@ from tests.support.arrivals import GatedPool, content_of, digests_of, wait_until
 from tests.support.caches import blob_of, fill_by_huggingface_hub, flip_a_byte
 from tests.support.house import House
 
+from modelexpress.cache import proofs as proofs_module
 from modelexpress.cache.proofs import watch_proofs
 from modelexpress.domain.caller import ANONYMOUS
 from modelexpress.domain.chunks import CHUNK_BYTES
 from modelexpress.domain.errors import Corrupt, MxError, NotFound, StorageFailed
 from modelexpress.domain.held import ProvenFile
-from modelexpress.domain.manifest import Manifest
+from modelexpress.domain.manifest import FileEntry, Manifest
 from modelexpress.domain.refs import ModelRef
 from modelexpress.domain.selection import ALL_FILES
 from modelexpress.store.digests import DigestList
+from modelexpress.store.disk import DiskPool
+from modelexpress.store.offers import Standing, offer_id_of
 from modelexpress.testing.hub import Fault, Repository
 
 NAME = "demo/proofs"
@@ -190,6 +193,30 @@ async def test_a_file_that_changed_since_its_proof_is_told_to_nobody(proofs: Hou
     blob.unlink()
     with pytest.raises((Corrupt, StorageFailed), match=r"small\.safetensors"):
         await Watched(proofs, manifest).task
+
+
+async def test_a_file_that_is_moved_aside_when_it_is_about_to_be_read_is_read_there(
+    proofs: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulling, manifest = await listed(proofs)
+    await pulling
+    aside, read = tmp_path / "aside", proofs_module.prove_chunks
+    [config] = [entry for entry in manifest.files if entry.path == "config.json"]
+    offer = proofs.cache._parts.offers.find(offer_id_of(NAME, manifest.commit, config))
+    assert offer is not None
+    standing = offer.state
+    assert isinstance(standing, Standing)
+
+    async def moving(pool: DiskPool, path: Path, entry: FileEntry) -> bytes | str:
+        if path == standing.path:  # by a removal, which has told the offer before
+            path.resolve().rename(aside)
+        return await read(pool, path, entry)
+
+    offer.become(replace(standing, aside=aside))
+    offer._root = None  # as after a restart
+    monkeypatch.setattr(proofs_module, "prove_chunks", moving)
+    manifest = replace(manifest, files=(config,))
+    assert [one async for one in watch_proofs(proofs.cache._parts, manifest)] == [EXPECTED["config.json"]]
 
 
 async def test_files_that_are_on_no_offer_are_not_found(proofs: House) -> None:

@@ -16,7 +16,7 @@ from modelexpress.domain.refs import shown
 from modelexpress.domain.selection import is_ancillary
 from modelexpress.store.digests import DigestList
 from modelexpress.store.offers import Offer, Standing, State, offer_id_of
-from modelexpress.store.proof import prove_chunks
+from modelexpress.store.proof import MISSING, prove_chunks
 
 
 class _Ready:
@@ -132,13 +132,15 @@ async def _find_list(parts: CacheParts, entry: FileEntry, standing: Standing) ->
 
 
 async def _hash(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:
-    places = standing.places
-    what = f"looking for {entry.path}"
-    path = await parts.pool.run(what, lambda: next((p for p in places if p.exists()), places[0]))
-    digests = await prove_chunks(parts.pool, path, entry)
-    if isinstance(digests, str):
-        raise Corrupt(
-            f"file {shown(entry.path)} is not what was proven any more ({digests}); run "
-            "'modelexpress cache verify' at the server, and pull the model again"
-        )
-    return DigestList(entry.size, digests)
+    problem = MISSING
+    for (
+        path
+    ) in standing.places:  # in this order: where it moves just now it goes from the first to the second
+        digests = await prove_chunks(parts.pool, path, entry)
+        if not isinstance(digests, str):
+            return DigestList(entry.size, digests)
+        problem = digests if problem == MISSING else problem
+    raise Corrupt(
+        f"file {shown(entry.path)} is not what was proven any more ({problem}); run "
+        "'modelexpress cache verify' at the server, and pull the model again"
+    )

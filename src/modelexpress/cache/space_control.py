@@ -103,7 +103,7 @@ class SpaceControl(LocalControl):
                 if all(pin.pattern != pattern for pin in ended):
                     known = ", ".join(pin.pattern for pin in pins) or "none"
                     raise NotFound(f"{shown(pattern)} is not pinned; pinned are: {known}")
-            if not is_dry_run:
+            if ended and not is_dry_run:
                 await self._check_not_served()
                 left = [pin for pin in pins if pin not in ended]
                 await self._parts.pool.run("saving the pins", self._parts.pins.write, left)

@@ -24,9 +24,12 @@ from modelexpress.store.disk import DiskPool
 
 STEP_BYTES = 4 * 1024 * 1024  # one job of the pool: short enough that others get their turn
 
+MISSING = "missing"
+"""The problem of a file that is not there."""
+
 _NO_FILE = {
-    errno.ENOENT: "missing",
-    errno.ENOTDIR: "missing",
+    errno.ENOENT: MISSING,
+    errno.ENOTDIR: MISSING,
     errno.ELOOP: "a link that leads to itself",
     errno.ENXIO: "not a regular file",
 }
