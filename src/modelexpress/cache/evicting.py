@@ -135,9 +135,11 @@ class Evictor:
 
     def pins_of(self, record: SnapshotRecord, pins: Iterable[Pin], now: float) -> list[Pin]:
         """The pins that keep a snapshot now. Blocking."""
-        manifest = record.manifest
+        manifest, lasting = record.manifest, [pin for pin in pins if not pin.is_over(now)]
+        if not lasting:
+            return []  # what every commit is called need not be looked for
         at = {n for n, c in self._parts.names.list_names(manifest.ref).items() if c == manifest.commit}
-        return [p for p in pins if not p.is_over(now) and p.matches(manifest.ref.name, manifest.commit, at)]
+        return [pin for pin in lasting if pin.matches(manifest.ref.name, manifest.commit, at)]
 
     def _find_use(self, key: SnapshotKey, record: SnapshotRecord, needs: Needs) -> str | None:
         if needs.is_forced:
