@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from modelexpress.cache.collecting import collect
@@ -176,8 +177,9 @@ class LocalControl:
 
     def _list_blocking(self) -> list[HeldSnapshot]:
         counted: dict[ModelRef, set[Digest | str]] = {}
+        named = functools.cache(self._parts.names.list_names)  # once for all commits of a model
         return [
-            self._describe(record, counted.setdefault(record.manifest.ref, set()))
+            self._describe(record, named(record.manifest.ref), counted.setdefault(record.manifest.ref, set()))
             for record in self._find_snapshots(None)
         ]
 
@@ -255,8 +257,16 @@ class LocalControl:
         manifest = read_foreign_manifest(repository, commit)
         return None if manifest is None else _empty_record(manifest)
 
-    def _describe(self, record: SnapshotRecord, listed: set[Digest | str] | None = None) -> HeldSnapshot:
-        """The snapshot in our callers' words; `listed`: the model's blobs that were counted before it."""
+    def _describe_alone(self, record: SnapshotRecord) -> HeldSnapshot:
+        return self._describe(record, self._parts.names.list_names(record.manifest.ref))
+
+    def _describe(
+        self, record: SnapshotRecord, named: Mapping[str, str], listed: set[Digest | str] | None = None
+    ) -> HeldSnapshot:
+        """The snapshot in our callers' words.
+
+        `named`: what its model's branches and tags mean; `listed`: the model's blobs counted before it.
+        """
         manifest = record.manifest
         repository = self._parts.layout.repository(manifest.ref)
         counted = tally(record) if record.held else _tally_listed(repository, record)
@@ -264,8 +274,7 @@ class LocalControl:
         added = sum(size for blob, size in counted.blobs.items() if blob not in known)
         known.update(counted.blobs)
         times = [done.completed_at for done in record.selections.values()]
-        named = self._parts.names.list_names(manifest.ref).items()
-        refs = [name for name, commit in named if commit == manifest.commit]
+        refs = [name for name, commit in named.items() if commit == manifest.commit]
         return HeldSnapshot(
             provider=manifest.ref.provider,
             name=manifest.ref.name,
@@ -357,7 +366,7 @@ class LocalControl:
         )
         if not is_dry_run:
             adopted = await self._merge(record, adopted)
-        return await self._parts.pool.run(f"describing {ref}", self._describe, adopted)
+        return await self._parts.pool.run(f"describing {ref}", self._describe_alone, adopted)
 
     def _whole(self, record: SnapshotRecord) -> dict[str, CompleteSelection]:
         is_whole = len(record.held) == len(record.manifest.files)
