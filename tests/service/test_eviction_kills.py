@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 BUDGET, SLACK = 7 * MIB, 256 * 1024
 SETTINGS = {"cache__max_size_bytes": BUDGET, "cache__eviction__grace": 0}
 # Of a server's changes of the cache directory: when it has started, and at the end of such a pull.
-FIRST_STEP, LAST_STEP = 12, 120
+FIRST_STEP, LAST_STEP = 10, 90
 
 
 def make_repositories() -> list[Repository]:

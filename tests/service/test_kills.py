@@ -48,7 +48,7 @@ POINTS = (
 BIG = 3_000_000  # partial files are written in steps of 1 MiB
 PROMPTLY_SECONDS = 15.0  # far below the 30 s after which a silent session is taken for dead
 # Changes of the cache directory by a server from its start to the end of a cold pull of our model.
-FIRST_PULLING, FIRST_PUBLISHING, LAST_STEP = 17, 90, 125
+FIRST_PULLING, FIRST_PUBLISHING, LAST_STEP = 17, 90, 127
 
 Tree = dict[str, bytes | str]
 

@@ -39,7 +39,7 @@ RATE = 80_000_000  # bytes a second, from the origin as from the data plane
 LANES = 4  # connections of a client to the data plane
 BUFFERS = 2 * 1024 * 1024  # what a connection may hold on its way besides the chunk that is being received
 # Changes of its cache directory by a client from its start to the end of a cold pull of our model.
-LAST_STEP = 89
+LAST_STEP = 91
 VICTIMS = ("server", "client", "both")
 LOST_SERVER = {"Unreachable", "Cancelled"}
 
