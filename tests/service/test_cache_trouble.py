@@ -23,6 +23,7 @@ from tests.support.caches import (
     models_tree,
     pull,
     repository_tree,
+    unfinished,
 )
 from tests.support.house import House, open_house
 from tests.support.mounts import mounted
@@ -43,10 +44,6 @@ async def hub() -> AsyncIterator[LocalHub]:
         yield hub
 
 
-def leftovers(root: Path) -> list[Path]:
-    return [*root.glob(".mx/partials/*"), *root.glob(".mx/staging/*"), *root.glob(".mx/trash/*")]
-
-
 class TestFull:
     @pytest.fixture
     def small(self, tmp_path: Path) -> Iterator[Path]:
@@ -63,7 +60,7 @@ class TestFull:
         async with open_house(hub, tmp_path) as house, house.client(tmp_path / "mine") as client:
             with pytest.raises(NoRoom, match="everything that may go would free 0 bytes"):
                 await client.pull("demo/big")
-            assert hub.log.of("body") == [] and not list(small.glob("models--*")) and not leftovers(small)
+            assert hub.log.of("body") == [] and not list(small.glob("models--*")) and not unfinished(small)
             assert (await client.pull(NAME)).path.exists()  # what does fit is served as ever
 
     async def test_two_pulls_do_not_promise_each_other_the_same_space(
@@ -100,7 +97,7 @@ class TestFull:
             held.release()
             with pytest.raises(NoRoom):
                 await pulling
-            assert not list(small.glob("models--*/snapshots")) and not leftovers(small)
+            assert not list(small.glob("models--*/snapshots")) and not unfinished(small)
             (small / "somebody-elses").unlink()
             assert (await client.pull("demo/mid")).path.exists()
 
@@ -115,7 +112,7 @@ class TestFull:
             async with house.client(root) as client:
                 with pytest.raises(NoRoom):
                     await client.pull("demo/big")
-                assert not list(root.glob("models--*")) and not leftovers(root)
+                assert not list(root.glob("models--*")) and not unfinished(root)
                 assert (await client.pull(NAME)).path.is_relative_to(root)
 
     async def test_a_file_size_limit_is_no_room_too(self, hub: LocalHub, tmp_path: Path) -> None:
@@ -141,7 +138,7 @@ class TestFull:
         done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True)
 
         assert done.stdout.startswith("NoRoom") and WEIGHTS in done.stdout, done.stderr
-        assert not list(root.glob("models--*/snapshots")) and not leftovers(root)
+        assert not list(root.glob("models--*/snapshots")) and not unfinished(root)
 
 
 class TestReadOnly:
@@ -288,7 +285,7 @@ class TestGarbage:
             assert "models--demo--tiny" in str(error)
         else:
             assert {p.name for p in model.path.iterdir()} >= {"config.json", WEIGHTS}
-        assert not leftovers(house.root)
+        assert not unfinished(house.root)
 
     async def test_a_cache_of_a_newer_version_is_left_alone(self, hub: LocalHub, tmp_path: Path) -> None:
         root = tmp_path / "server-cache"
@@ -312,7 +309,7 @@ class TestInterrupted:
             await house.cache.remove([REF], is_dry_run=False)
             with pytest.raises(Cancelled):
                 await pulling
-            assert not list(house.root.glob("models--*")) and not leftovers(house.root)
+            assert not list(house.root.glob("models--*")) and not unfinished(house.root)
             held.release()
             await asyncio.wait_for(pull(house), 10)
             await house.cache.remove([REF], is_dry_run=False)
@@ -335,7 +332,7 @@ class TestInterrupted:
                 while not ended.done():
                     await control.prune(is_dry_run=False)
                 await ended
-                assert not list(house.root.glob("models--*")) and not leftovers(house.root)
+                assert not list(house.root.glob("models--*")) and not unfinished(house.root)
 
     async def test_a_pull_that_ends_while_it_is_adopted_keeps_what_it_brought(self, house: House) -> None:
         repository = Repository("demo/big")
