@@ -65,6 +65,7 @@ async def names(control: CacheControl) -> list[str]:
     return [held.name for held in await control.list_held()]
 
 
+@pytest.mark.prove
 class TestSmallFileSystem:
     @pytest.fixture
     async def house(self, tmp_path: Path) -> AsyncIterator[House]:
