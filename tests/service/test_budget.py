@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.caches import fill_by_huggingface_hub
-from tests.support.house import House, open_house, tree
+from tests.support.house import House, open_house, tree, tree_at_rest
 from tests.support.mounts import mounted
 
 from modelexpress.client import Strategy
@@ -82,12 +82,12 @@ class TestSmallFileSystem:
         await pull(house, tmp_path / "mine", "demo/a")
         await house.cache.pin("demo/b", None, is_dry_run=False)
         await pull(house, tmp_path / "mine", "demo/b")
-        before = tree(house.root)
+        before = tree_at_rest(house.root)
 
         with pytest.raises(NoRoom) as refused:
             await pull(house, tmp_path / "mine", "demo/huge")
 
-        assert house.hub.log.of("body", "model.safetensors") == [] and tree(house.root) == before
+        assert house.hub.log.of("body", "model.safetensors") == [] and tree_at_rest(house.root) == before
         assert "evicting everything that may go would free" in refused.value.message
         assert "pinned as demo/b" in refused.value.message
 
@@ -401,14 +401,14 @@ class TestVerbs:
         self, house: House, control: CacheControl, tmp_path: Path
     ) -> None:
         await pull(house, tmp_path / "mine", "demo/tiny")
-        before = tree(house.root)
+        before = tree_at_rest(house.root)
 
         await control.pin("demo/*", None, is_dry_run=True)
         plan = await control.evict([ModelRef.parse("demo/tiny")], 0, is_dry_run=True)
 
         assert [(r.name, r.reason) for r in plan.removal.removals] == [("demo/tiny", "asked for")]
         assert plan.removal.bytes_freed > 100_000 and await control.list_pins() == []
-        assert tree(house.root) == before
+        assert tree_at_rest(house.root) == before
 
     @pytest.mark.parametrize("pattern", ["", "a b", "a\nb", "a@", "@main", "ü", "x" * 301, "../x\0"])
     async def test_a_pattern_that_can_match_nothing_is_refused(self, house: House, pattern: str) -> None:

@@ -20,7 +20,7 @@ from tests.support.caches import (
     repository_tree,
     requested_files,
 )
-from tests.support.house import House, tree
+from tests.support.house import House, tree_at_rest
 
 from modelexpress.domain.control import CacheControl
 from modelexpress.domain.errors import NotFound
@@ -256,10 +256,10 @@ class TestPruning:
         await fill_by_huggingface_hub(house.hub, house.root)
         commit(house, {"config.json": b"{}"})
         await fill_by_huggingface_hub(house.hub, house.root)
-        before = tree(house.root)
+        before = tree_at_rest(house.root)
 
         assert (await control.prune(is_dry_run=False)).bytes_freed == 0
-        assert tree(house.root) == before
+        assert tree_at_rest(house.root) == before
 
     async def test_leftovers_of_long_ago_are_swept_and_fresh_ones_are_not(
         self, house: House, control: CacheControl
@@ -389,13 +389,13 @@ class TestVerifying:
         self, house: House, control: CacheControl
     ) -> None:
         await fill_by_huggingface_hub(house.hub, house.root, allow_patterns=["*.json", "*.safetensors"])
-        before = tree(house.root)
+        before = tree_at_rest(house.root)
         assert (await verify_one(control)).is_sound
         flip_a_byte(blob_of(next(house.root.glob(f"models--*/snapshots/*/{WEIGHTS}"))))
         found = await verify_one(control)
 
         assert [d.path for d in found.damages] == [WEIGHTS]
-        assert set(tree(house.root)) == set(before)
+        assert set(tree_at_rest(house.root)) == set(before)
 
     async def test_an_unknown_model_is_not_found(self, house: House, control: CacheControl) -> None:
         await pull(house)
@@ -411,9 +411,9 @@ class TestAdopting:
         self, house: House, control: CacheControl
     ) -> None:
         await fill_by_huggingface_hub(house.hub, house.root)
-        before = tree(house.root)
+        before = tree_at_rest(house.root)
         [planned] = await control.adopt(None, is_dry_run=True)
-        assert {p: c for p, c in tree(house.root).items() if p in before} == before
+        assert {p: c for p, c in tree_at_rest(house.root).items() if p in before} == before
         assert not (await list_one(control)).is_adopted
         [adopted] = await control.adopt(None, is_dry_run=False)
 

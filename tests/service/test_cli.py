@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.house import House, open_house, tree
+from tests.support.house import House, open_house, tree_at_rest
 from tests.support.shell import BIN, Shell
 
 from modelexpress.testing.hub import Fault, LocalHub, Repository
@@ -247,10 +247,10 @@ async def test_the_cache_commands_act_on_the_server_when_one_is_named_and_say_so
 
 async def test_a_dry_run_shows_what_rm_does_and_does_nothing(house: House, shell: Shell) -> None:
     await shell.run("pull", NAME)
-    before = tree(house.root)
+    before = tree_at_rest(house.root)
     planned = await shell.run("cache", "rm", NAME, "--dry-run", "-f", "json")
     unasked = await shell.run("cache", "rm", NAME)
-    assert tree(house.root).keys() == before.keys()
+    assert tree_at_rest(house.root).keys() == before.keys()
     done = await shell.run("cache", "rm", NAME, "-y", "-f", "json")
     missing = await shell.run("cache", "rm", NAME, "-y")
 

@@ -38,7 +38,7 @@ from tests.support.calls import (
     ask,
     connected,
 )  # fmt: skip
-from tests.support.house import House, open_house, tree
+from tests.support.house import House, open_house, tree_at_rest
 
 from modelexpress.domain.errors import BY_CODE
 from modelexpress.domain.refs import shown
@@ -63,12 +63,6 @@ class Target:
         return await ask(self.channel, path, payload, token)
 
 
-def everything(folder: Path) -> dict[str, bytes | str]:
-    """What stands on disk, but for what a server renews by itself: its rows, and its mark on the cache."""
-    renewed = ("state/registry.db", "server-cache/.mx/owner", "server-cache/.mx/staging/")
-    return {path: content for path, content in tree(folder).items() if not path.startswith(renewed)}
-
-
 @pytest.fixture
 async def target(tmp_path: Path) -> AsyncIterator[Target]:
     hub = LocalHub([tiny_model(NAME), tiny_model("demo/other", seed=7)])
@@ -81,9 +75,9 @@ async def target(tmp_path: Path) -> AsyncIterator[Target]:
 @asynccontextmanager
 async def unharmed(target: Target, tmp_path: Path) -> AsyncIterator[None]:
     """The body leaves no trace on disk and a server that goes on serving."""
-    before = everything(tmp_path)
+    before = tree_at_rest(tmp_path)
     yield
-    assert everything(tmp_path) == before
+    assert tree_at_rest(tmp_path) == before
     assert len(target.house.cache._flights) == 0
     said = await target.send(GET_HEALTH, b"")
     assert said.read(health_pb2.HealthResponse)[0].status == "ok"

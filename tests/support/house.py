@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from modelexpress.testing.hub import LocalHub
 
 # The real policy with waits that a test can afford.
 QUICK = RetryPolicy(max_attempts=30, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
+_RENEWED = re.compile(r"(^|/)(\.mx/owner$|\.mx/staging/|state/registry\.db)")
 
 
 @dataclass
@@ -143,6 +145,11 @@ async def open_house(
 def tree(root: Path) -> dict[str, bytes | str]:
     """What stands below a directory: links by their target, files by their bytes."""
     return dict(_walk(root))
+
+
+def tree_at_rest(root: Path) -> dict[str, bytes | str]:
+    """The same, but for what a living server renews by itself: its rows, and its mark on the cache."""
+    return {path: content for path, content in tree(root).items() if not _RENEWED.search(path)}
 
 
 def _walk(root: Path) -> Iterator[tuple[str, bytes | str]]:
