@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,10 @@ async def wait_until_quiet(house: House, before: set[asyncio.Task[object]]) -> N
     await wait_until(lambda: len(house.cache._flights) == 0)
     await wait_until(lambda: in_flight(house) == 0)
     await wait_until(lambda: not unfinished(before))
+    # Waited for as well: a server renews its mark on the cache every few seconds.
+    with suppress(TimeoutError):
+        await wait_until(lambda: open_below(house.root) == [])
+    assert open_below(house.root) == []
 
 
 def open_below(root: Path) -> list[str]:
@@ -230,8 +234,8 @@ async def test_any_mix_of_streams_ends_and_leaves_nothing_open(
     hub.add(_warm())
     ran: list[Stream] = []
     async with open_house(hub, tmp_path) as house, connected(house.port) as channel:
+        before = asyncio.all_tasks()
         await Stream("warm", "demo/warm", True, None).run(channel)
-        opened, before = open_below(house.root), asyncio.all_tasks()
         for seed in range(-(-proof_count(200) // STREAMS_AT_ONCE)):
             streams = make_streams(hub, STREAMS_AT_ONCE, seed)
             await asyncio.gather(*(stream.run(channel) for stream in streams))
@@ -239,7 +243,6 @@ async def test_any_mix_of_streams_ends_and_leaves_nothing_open(
                 stream.check()
             ran += streams
             await wait_until_quiet(house, before)
-            assert open_below(house.root) == opened, seed
             assert await house.cache._parts.blobs._claims._table.scan("claim/") == [], seed
             assert house.cache._parts.space._ledger.promised == 0, seed
         check_counted(house, ran)
@@ -304,12 +307,11 @@ async def test_a_stream_that_is_cut_at_any_moment_leaves_no_open_file_and_no_tas
     repository.commit({f"{number}.bin": random.Random(number).randbytes(200_000) for number in range(5)})
     hub.add(repository)
     async with open_house(hub, tmp_path) as house, connected(house.port) as channel:
+        before = asyncio.all_tasks()
         await Stream("warm", "demo/warm", True, None).run(channel)
-        opened, before = open_below(house.root), asyncio.all_tasks()
         for seed in range(proof_count(30)):
             await asyncio.gather(*(cut_somewhere(house, random.Random(f"{seed}/{n}")) for n in range(4)))
         await wait_until_quiet(house, before)
-        assert open_below(house.root) == opened
         counted = counts(house, "mx_rpcs_total", "code")
     assert counted["CANCELLED"] > 0 and set(counted) <= {"CANCELLED", "OK"}
 
