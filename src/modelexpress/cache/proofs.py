@@ -133,9 +133,8 @@ async def _find_list(parts: CacheParts, entry: FileEntry, standing: Standing) ->
 
 async def _hash(parts: CacheParts, entry: FileEntry, standing: Standing) -> DigestList:
     problem = MISSING
-    for (
-        path
-    ) in standing.places:  # in this order: where it moves just now it goes from the first to the second
+    # In this order: where it moves just now, it goes from the first to the second.
+    for path in standing.places:
         digests = await prove_chunks(parts.pool, path, entry)
         if not isinstance(digests, str):
             return DigestList(entry.size, digests)
