@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,14 +201,15 @@ def unfinished(before: set[asyncio.Task[object]]) -> list[asyncio.Task[object]]:
     return [task for task in begun if not any(name in repr(task) for name in idle)]
 
 
-async def wait_until_quiet(house: House, before: set[asyncio.Task[object]]) -> None:
+async def wait_until_quiet(house: House, before: set[asyncio.Task[object]], where: str = "") -> None:
     await wait_until(lambda: len(house.cache._flights) == 0)
     await wait_until(lambda: in_flight(house) == 0)
     await wait_until(lambda: not unfinished(before))
     # Waited for as well: a server renews its mark on the cache every few seconds.
-    with suppress(TimeoutError):
+    try:
         await wait_until(lambda: open_below(house.root) == [])
-    assert open_below(house.root) == []
+    except TimeoutError:
+        pytest.fail(f"{where} left open: {open_below(house.root)}")
 
 
 def open_below(root: Path) -> list[str]:
@@ -242,7 +243,7 @@ async def test_any_mix_of_streams_ends_and_leaves_nothing_open(
             for stream in streams:
                 stream.check()
             ran += streams
-            await wait_until_quiet(house, before)
+            await wait_until_quiet(house, before, f"seed {seed}")
             assert await house.cache._parts.blobs._claims._table.scan("claim/") == [], seed
             assert house.cache._parts.space._ledger.promised == 0, seed
         check_counted(house, ran)

@@ -7,11 +7,10 @@ import asyncio
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from tests.support.house import House, tree
+from tests.support.house import House, lasting_of, tree
 
 from modelexpress.client import LocalModel
 from modelexpress.domain.selection import Selection
@@ -20,7 +19,6 @@ from modelexpress.testing.hub.models import tiny_files
 
 NAME = "demo/tiny"
 WEIGHTS = "model.safetensors"
-_PASSING_SECONDS = 5.0
 
 _DOWNLOAD = "import json, sys, huggingface_hub as h; print(h.snapshot_download(**json.loads(sys.argv[1])))"
 
@@ -75,19 +73,9 @@ def repository_tree(root: Path, name: str = NAME) -> dict[str, bytes | str]:
 
 
 def unfinished(root: Path) -> list[Path]:
-    """Everything below `.mx` that no pull may leave when it has ended well.
-
-    A living server's mark of ownership goes through `staging` every few seconds: what goes by itself is
-    no leftover.
-    """
-    found = [
-        path for folder in ("partials", "staging", "trash") for path in (root / ".mx" / folder).glob("*")
-    ]
-    passing = [path for path in found if path.parent.name == "staging"]
-    ends_at = time.monotonic() + _PASSING_SECONDS
-    while time.monotonic() < ends_at and any(map(os.path.lexists, passing)):
-        time.sleep(0.005)
-    return [path for path in found if path not in passing or os.path.lexists(path)]
+    """Everything below `.mx` that no pull may leave when it has ended well."""
+    folders = ("partials", "staging", "trash")
+    return lasting_of(path for folder in folders for path in (root / ".mx" / folder).glob("*"))
 
 
 def useless(root: Path) -> list[Path]:

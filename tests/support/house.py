@@ -7,7 +7,8 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ from modelexpress.testing.hub import LocalHub
 
 # The real policy with waits that a test can afford.
 QUICK = RetryPolicy(max_attempts=30, base_seconds=0.001, cap_seconds=0.01, patience_seconds=5.0)
-_RENEWED = re.compile(r"(^|/)(\.mx/owner$|\.mx/staging/|state/registry\.db)")
+_RENEWED = re.compile(r"(^|/)(\.mx/owner$|state/registry\.db)")
+_PASSING_SECONDS = 5.0
 
 
 @dataclass
@@ -149,7 +151,19 @@ def tree(root: Path) -> dict[str, bytes | str]:
 
 def tree_at_rest(root: Path) -> dict[str, bytes | str]:
     """The same, but for what a living server renews by itself: its rows, and its mark on the cache."""
-    return {path: content for path, content in tree(root).items() if not _RENEWED.search(path)}
+    found = {path: content for path, content in tree(root).items() if not _RENEWED.search(path)}
+    lasting = set(lasting_of(root / path for path in found))
+    return {path: content for path, content in found.items() if root / path in lasting}
+
+
+def lasting_of(paths: Iterable[Path]) -> list[Path]:
+    """Those that are not just on their way: a server's mark goes through `staging` whenever it is renewed."""
+    found = list(paths)
+    passing = {path for path in found if path.parent.name == "staging"}
+    ends_at = time.monotonic() + _PASSING_SECONDS
+    while time.monotonic() < ends_at and any(map(os.path.lexists, passing)):
+        time.sleep(0.005)
+    return [path for path in found if path not in passing or os.path.lexists(path)]
 
 
 def _walk(root: Path) -> Iterator[tuple[str, bytes | str]]:
